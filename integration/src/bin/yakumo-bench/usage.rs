@@ -1,0 +1,129 @@
+//! What processes have used, by what the kernel says of them. Only those that
+//! this program started, directly or not.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+
+/// The kernel counts CPU time for programs in hundredths of a second.
+const TICK: f64 = 0.01;
+
+struct Seen {
+    pid: u32,
+    parent: u32,
+    name: String,
+    ticks: u64,
+}
+
+fn look(pid: u32) -> Option<Seen> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(')')?;
+    let name = head.split_once('(')?.1.to_owned();
+    // The fields from the third, the state, on.
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Seen {
+        pid,
+        parent: u32::try_from(field(1)?).ok()?,
+        name,
+        ticks: field(11)? + field(12)?,
+    })
+}
+
+fn descendants() -> Result<Vec<Seen>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        if let Some(seen) = name.to_str().and_then(|it| it.parse().ok()).and_then(look) {
+            all.push(seen);
+        }
+    }
+    let mut ours = vec![std::process::id()];
+    let mut found = Vec::new();
+    while let Some(parent) = ours.pop() {
+        let (children, rest): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|seen| seen.parent == parent);
+        all = rest;
+        ours.extend(children.iter().map(|child| child.pid));
+        found.extend(children);
+    }
+    Ok(found)
+}
+
+/// CPU seconds used so far: of the cloud, the broker and the database.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    pub cloud: f64,
+    pub broker: f64,
+    pub database: f64,
+}
+
+impl Cpu {
+    /// Up to now.
+    pub fn now() -> Result<Self> {
+        let mut by_name: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for seen in descendants()? {
+            let kind = match seen.name.as_str() {
+                "yakumo" => "cloud",
+                "postgres" | "mariadbd" => "database",
+                name if name.contains("beam") || name.starts_with("erl") => "broker",
+                _ => continue,
+            };
+            *by_name.entry(kind).or_default() += seen.ticks;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = |kind| by_name.get(kind).copied().unwrap_or_default() as f64 * TICK;
+        Ok(Self {
+            cloud: seconds("cloud"),
+            broker: seconds("broker"),
+            database: seconds("database"),
+        })
+    }
+
+    /// What was used since.
+    pub fn since(self) -> Result<Self> {
+        let now = Self::now()?;
+        Ok(Self {
+            cloud: now.cloud - self.cloud,
+            broker: now.broker - self.broker,
+            database: now.database - self.database,
+        })
+    }
+}
+
+/// CPU seconds that this program itself has used.
+pub fn own() -> Result<f64> {
+    let seen = look(std::process::id()).context("this process is not to be seen")?;
+    #[allow(clippy::cast_precision_loss)]
+    Ok(seen.ticks as f64 * TICK)
+}
+
+fn status(pid: u32, key: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .with_context(|| format!("no {key} of {pid}"))?;
+    let kib: f64 = line
+        .trim_start_matches(':')
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// MiB of memory that are resident.
+pub fn resident(pid: u32) -> Result<f64> {
+    status(pid, "VmRSS")
+}
+
+/// The most MiB that were resident since [`forget_peak`].
+pub fn peak(pid: u32) -> Result<f64> {
+    status(pid, "VmHWM")
+}
+
+/// Begins the peak anew.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}

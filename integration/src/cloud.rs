@@ -1,0 +1,413 @@
+//! The real program as a cloud of one's own.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use yakumo_db::Backend;
+use yakumo_testing::databases::{DatabaseServer, Durability};
+use yakumo_testing::rabbitmq::Broker;
+
+use crate::client::{Api, Client};
+use crate::config::{self, ADMIN_PASSWORD, HOST, PROCESSES, Ports, WITH_TABLES, quoted};
+use crate::keeper::Keeper;
+use crate::programs;
+use crate::wait::{self, Look};
+
+/// Debug builds on a busy machine are slow to start; more than this hangs.
+const START: Duration = Duration::from_secs(90);
+
+/// Lines of a process's log that are shown when its test fails.
+const TAIL: usize = 40;
+
+/// How a cloud is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// vCPUs of the simulated host.
+    pub vcpus: u32,
+    /// What building and starting a simulated guest take.
+    pub build_ms: u64,
+    /// A host with real guests, in place of the simulated one.
+    pub real_host: Option<HostOptions>,
+    /// Whether a database server forces its commits to the disk.
+    pub durability: Durability,
+    /// Further settings, as on the command line.
+    pub settings: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            vcpus: 64,
+            build_ms: 20,
+            real_host: None,
+            durability: Durability::Fast,
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// A host in place of the usual one.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Its sections of the configuration.
+    pub sections: String,
+    /// What it keeps, which is at the same path for its hypervisor.
+    pub data_dir: PathBuf,
+}
+
+/// A running cloud.
+pub struct TestCloud {
+    /// Where it listens.
+    pub ports: Ports,
+    /// The broker of a distributed one.
+    pub broker: Option<Broker>,
+    processes: Vec<Process>,
+    passed: bool,
+    settings: Vec<String>,
+    keeper: Keeper,
+    folder: TempDir,
+    _database: Option<DatabaseServer>,
+}
+
+struct Process {
+    name: &'static str,
+    config: PathBuf,
+    ops: u16,
+    child: Option<Child>,
+}
+
+impl TestCloud {
+    /// All eight services in one process, on SQLite.
+    pub async fn embedded(options: Options) -> Result<Self> {
+        let ports = Ports::free()?;
+        let folder = folder()?;
+        let path = folder.path();
+        let host = host(&options, path, "data");
+        let file = path.join("yakumo.toml");
+        let text = config::control(&ports, &host.data_dir, "", "");
+        std::fs::write(&file, text + &host.sections)?;
+        let process = Process {
+            name: "all",
+            config: file,
+            ops: ports.ops[0],
+            child: None,
+        };
+        Self::start(options, ports, folder, vec![process], None, None).await
+    }
+
+    /// Eight processes on RabbitMQ and a database server; the host's with its
+    /// own broker user and without any secret of the control services.
+    pub async fn distributed(database: Backend, options: Options) -> Result<Self> {
+        let (broker, server) = futures::future::try_join(
+            Broker::start(),
+            DatabaseServer::start_with(database, options.durability),
+        )
+        .await?;
+        let ports = Ports::free()?;
+        let folder = folder()?;
+        let path = folder.path();
+        let keys = programs::run(&programs::yakumo()?, &["bus-keys"], START).await?;
+        let keys = keys.ok()?;
+        let key = |name: &str| {
+            keys.lines()
+                .find(|line| line.starts_with(name))
+                .with_context(|| format!("`yakumo bus-keys` gives no {name}"))
+        };
+        let mut databases = String::new();
+        for section in WITH_TABLES {
+            let url = server.create().await?;
+            databases.push_str(&format!(
+                "[{section}.database]\nurl = {}\nmax_connections = 8\n\n",
+                quoted(&url)
+            ));
+        }
+        let bus = format!(
+            "[bus]\nurl = {}\n{}\n",
+            quoted(&broker.url()),
+            key("context_key")?
+        );
+        let control = path.join("control.toml");
+        std::fs::write(
+            &control,
+            config::control(&ports, &path.join("data"), &bus, &databases),
+        )?;
+        let host_url = broker.add_host(HOST, "the host's own").await?;
+        let it = host(&options, path, "host");
+        let host = path.join("host.toml");
+        std::fs::write(
+            &host,
+            format!(
+                "data_dir = {}\n[bus]\nurl = {}\n{}\n{}",
+                quoted(&it.data_dir.display().to_string()),
+                quoted(&host_url),
+                key("context_public_keys")?,
+                it.sections,
+            ),
+        )?;
+        let processes = PROCESSES
+            .iter()
+            .zip(&ports.ops)
+            .map(|(name, ops)| Process {
+                name,
+                config: if *name == "compute" {
+                    host.clone()
+                } else {
+                    control.clone()
+                },
+                ops: *ops,
+                child: None,
+            })
+            .collect();
+        Self::start(
+            options,
+            ports,
+            folder,
+            processes,
+            Some(broker),
+            Some(server),
+        )
+        .await
+    }
+
+    async fn start(
+        options: Options,
+        ports: Ports,
+        folder: TempDir,
+        processes: Vec<Process>,
+        broker: Option<Broker>,
+        database: Option<DatabaseServer>,
+    ) -> Result<Self> {
+        let mut cloud = Self {
+            ports,
+            broker,
+            processes,
+            passed: false,
+            settings: options.settings,
+            keeper: Keeper::start()?,
+            folder,
+            _database: database,
+        };
+        let names: Vec<_> = cloud.processes.iter().map(|it| it.name).collect();
+        for name in &names {
+            cloud.launch(name)?;
+        }
+        for name in &names {
+            cloud.healthy(name).await?;
+        }
+        cloud.answering().await?;
+        Ok(cloud)
+    }
+
+    /// Its processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        let children = self.processes.iter().flat_map(|it| &it.child);
+        children.map(Child::id).collect()
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn process(&mut self, name: &str) -> Result<&mut Process> {
+        self.processes
+            .iter_mut()
+            .find(|process| process.name == name)
+            .with_context(|| format!("no process {name}"))
+    }
+
+    /// Starts a process (`all`, or a service's name); see [`Self::healthy`].
+    pub fn launch(&mut self, name: &str) -> Result<()> {
+        let settings = self.settings.clone();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join(format!("{name}.log")))?;
+        let process = self.process(name)?;
+        ensure!(process.child.is_none(), "{name} runs already");
+        let mut command = Command::new(programs::yakumo()?);
+        command
+            .arg("--config")
+            .arg(&process.config)
+            .args(["--set", &format!("ops.listen=127.0.0.1:{}", process.ops)]);
+        for setting in &settings {
+            command.args(["--set", setting]);
+        }
+        let child = command
+            .arg(name)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let id = child.id();
+        process.child = Some(child);
+        self.keeper.add(id)
+    }
+
+    /// Waits until a process says that it is well.
+    pub async fn healthy(&mut self, name: &str) -> Result<()> {
+        let ops = self.process(name)?.ops;
+        let url = format!("http://127.0.0.1:{ops}/health");
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .no_proxy()
+            .build()?;
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(child) = self.process(name)?.child.as_mut()
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("{name} ended by itself: {status}");
+            }
+            let said = match client.get(&url).send().await {
+                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) => response.text().await.unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            ensure!(
+                begun.elapsed() < START,
+                "{name} is not healthy after {START:?}: {said}"
+            );
+            wait::hold_still(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until somebody can log in and the host is known and up.
+    async fn answering(&self) -> Result<()> {
+        let client = Client::anonymous(&self.ports)?;
+        let admin = wait::until("log in", START, || async {
+            Ok(
+                match client.log_in("admin", ADMIN_PASSWORD, Some("admin")).await {
+                    Ok(admin) => Look::Yes(admin),
+                    Err(error) => Look::NotYet(format!("{error:#}")),
+                },
+            )
+        })
+        .await?;
+        wait::until("one host that is up", START, || async {
+            let answer = match admin.get(Api::Compute, "/os-hypervisors/detail").await {
+                Ok(answer) => answer,
+                Err(error) => return Ok(Look::NotYet(format!("{error:#}"))),
+            };
+            let up = answer.body["hypervisors"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|host| host["state"] == "up"));
+            Ok(if up {
+                Look::Yes(())
+            } else {
+                Look::NotYet(answer.text())
+            })
+        })
+        .await
+    }
+
+    /// The administrator.
+    pub async fn admin(&self) -> Result<Client> {
+        Client::anonymous(&self.ports)?
+            .log_in("admin", ADMIN_PASSWORD, Some("admin"))
+            .await
+    }
+
+    /// Ends a process at once, as a power cut would.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let mut child = self
+            .process(name)?
+            .child
+            .take()
+            .with_context(|| format!("{name} does not run"))?;
+        child.kill()?;
+        child.wait()?;
+        self.keeper.remove(child.id())
+    }
+
+    /// Tells a process to end, and waits until it has.
+    pub async fn terminate(&mut self, name: &str) -> Result<ExitStatus> {
+        let mut child = self
+            .process(name)?
+            .child
+            .take()
+            .with_context(|| format!("{name} does not run"))?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.keeper.remove(child.id())?;
+                return Ok(status);
+            }
+            if begun.elapsed() > Duration::from_secs(40) {
+                let id = child.id();
+                // Back where it is ended with the rest.
+                self.process(name)?.child = Some(child);
+                bail!("{name} ({id}) does not end when it is told to");
+            }
+            wait::hold_still(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Something of this test's own that must go when the test ends.
+    pub fn finally(&mut self, command: &str) -> Result<()> {
+        self.keeper.finally(command)
+    }
+
+    /// The test has passed. Ends all processes in order, each of which must
+    /// drain well.
+    pub async fn done(mut self) -> Result<()> {
+        let names: Vec<_> = self.processes.iter().map(|it| it.name).collect();
+        for name in names.iter().rev() {
+            let status = self.terminate(name).await?;
+            ensure!(status.success(), "{name} drained badly: {status}");
+        }
+        self.passed = true;
+        Ok(())
+    }
+}
+
+/// The host that is asked for; a simulated one keeps its data in `own`.
+fn host(options: &Options, folder: &Path, own: &str) -> HostOptions {
+    options.real_host.clone().unwrap_or_else(|| HostOptions {
+        sections: config::simulated_host(&folder.join("run"), options.vcpus, options.build_ms),
+        data_dir: folder.join(own),
+    })
+}
+
+fn folder() -> Result<TempDir> {
+    // Short, because the path of a socket must be.
+    Ok(tempfile::Builder::new().prefix("yk").tempdir_in("/tmp")?)
+}
+
+impl Drop for TestCloud {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            if let Some(mut child) = process.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+                let _ = self.keeper.remove(child.id());
+            }
+        }
+        if self.passed {
+            return;
+        }
+        for process in &self.processes {
+            let file = self.folder.path().join(format!("{}.log", process.name));
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let (before, tail) = lines.split_at(lines.len().saturating_sub(TAIL));
+            eprintln!("── {}'s log", process.name);
+            let bad = |line: &&&str| line.contains("ERROR") || line.contains("WARN");
+            let count = before.iter().filter(bad).count();
+            for line in before.iter().filter(bad).skip(count.saturating_sub(TAIL)) {
+                eprintln!("{line}");
+            }
+            for line in tail {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The whole cloud, as people run it.
+
+// A test that cannot go on may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod callers;
+mod deaths;
+mod network;
+mod network_refusals;
+mod openstack_cli;
+mod real_guests;
+mod servers;
+mod simulated;
+mod smoke;
+mod trace;
+mod volume;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Clouds of eight processes and clouds with real guests take turns: two of
+/// them on a small machine would only wait for each other.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}

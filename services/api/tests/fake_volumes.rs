@@ -1,0 +1,269 @@
+//! The volume service, as far as the api service can tell.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use yakumo_contracts::common::Empty;
+use yakumo_contracts::volume::{
+    Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ListStorageHostsReply,
+    ListVolumeTypesReply, ListVolumesReply, ListVolumesRequest, Quota, QuotaRequest,
+    ReserveAttachmentRequest, SetQuotaRequest, UpdateVolumeRequest, Volume, VolumeRequest,
+    VolumesHandler, VolumesServer,
+};
+use yakumo_rpc::{Bus, Incoming, ServeOptions, Topic};
+use yakumo_types::Fault;
+
+use super::{Epochs, FakeHost, Trouble, epoch_of};
+
+/// A volume, who holds it, and whether it is exported to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FakeVolume {
+    pub project_id: String,
+    pub status: String,
+    pub attachment: Option<String>,
+    pub exported: bool,
+}
+
+/// The volume service, whose storage host does everything at once.
+#[derive(Default)]
+pub struct FakeVolumes {
+    pub trouble: Trouble,
+    epochs: Epochs,
+    volumes: Mutex<BTreeMap<String, FakeVolume>>,
+    /// Where guests may have volumes.
+    hosts: Mutex<Vec<Arc<FakeHost>>>,
+    /// Volumes whose export ended while a guest had them.
+    pub torn_away: Mutex<Vec<String>>,
+}
+
+impl FakeVolumes {
+    pub async fn serve(bus: &Bus) -> Arc<Self> {
+        let fake = Arc::new(Self::default());
+        bus.serve(
+            Topic::Control("volume"),
+            vec![Arc::new(VolumesHandler::new(fake.clone()))],
+            ServeOptions::default(),
+        )
+        .await
+        .unwrap();
+        fake
+    }
+
+    /// Guests of this host are looked at when an export ends.
+    pub fn watch(&self, host: &Arc<FakeHost>) {
+        self.hosts.lock().unwrap().push(host.clone());
+    }
+
+    /// An available volume.
+    pub fn add(&self, volume: &str, project: &str) {
+        let volume_of = FakeVolume {
+            project_id: project.to_owned(),
+            status: "available".into(),
+            ..FakeVolume::default()
+        };
+        let mut volumes = self.volumes.lock().unwrap();
+        volumes.insert(volume.to_owned(), volume_of);
+    }
+
+    pub fn get(&self, volume: &str) -> FakeVolume {
+        self.volumes.lock().unwrap()[volume].clone()
+    }
+
+    /// Moves the attachment's volume from one of these states to `to`.
+    fn settle(
+        &self,
+        request: &AttachmentRequest,
+        from: &[&str],
+        to: &str,
+    ) -> Result<Attachment, Fault> {
+        let mut volumes = self.volumes.lock().unwrap();
+        let (id, volume) = volumes
+            .iter_mut()
+            .find(|(_, volume)| volume.attachment.as_ref() == Some(&request.attachment_id))
+            .ok_or_else(|| Fault::not_found("There is no such attachment."))?;
+        if !from.contains(&volume.status.as_str()) {
+            return Err(Fault::conflict(format!("The volume is {}.", volume.status)));
+        }
+        volume.status = to.to_owned();
+        Ok(Attachment {
+            id: request.attachment_id.clone(),
+            volume_id: id.clone(),
+            status: to.to_owned(),
+            ..Attachment::default()
+        })
+    }
+}
+
+fn not_here() -> Fault {
+    Fault::not_found("Volume could not be found.")
+}
+
+#[async_trait]
+impl VolumesServer for FakeVolumes {
+    async fn create_volume(&self, _: &Incoming, _: CreateVolumeRequest) -> Result<Volume, Fault> {
+        Err(not_here())
+    }
+
+    async fn list_volumes(
+        &self,
+        _: &Incoming,
+        _: ListVolumesRequest,
+    ) -> Result<ListVolumesReply, Fault> {
+        Ok(ListVolumesReply::default())
+    }
+
+    async fn show_volume(&self, _: &Incoming, request: VolumeRequest) -> Result<Volume, Fault> {
+        let volumes = self.volumes.lock().unwrap();
+        let volume = volumes.get(&request.id).ok_or_else(not_here)?;
+        Ok(Volume {
+            id: request.id,
+            project_id: volume.project_id.clone(),
+            status: volume.status.clone(),
+            size: 1,
+            ..Volume::default()
+        })
+    }
+
+    async fn update_volume(&self, _: &Incoming, _: UpdateVolumeRequest) -> Result<Volume, Fault> {
+        Err(not_here())
+    }
+
+    async fn delete_volume(&self, _: &Incoming, _: VolumeRequest) -> Result<Empty, Fault> {
+        Err(not_here())
+    }
+
+    async fn reserve_attachment(
+        &self,
+        _: &Incoming,
+        request: ReserveAttachmentRequest,
+    ) -> Result<Attachment, Fault> {
+        self.trouble.check("reserve")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit(&request.attachment_id, epoch)?;
+        {
+            let mut volumes = self.volumes.lock().unwrap();
+            let volume = volumes.get_mut(&request.volume_id).ok_or_else(not_here)?;
+            if volume.attachment.as_ref() != Some(&request.attachment_id) {
+                if volume.status != "available" {
+                    return Err(Fault::conflict(format!("The volume is {}.", volume.status)));
+                }
+                volume.status = "reserved".into();
+                volume.attachment = Some(request.attachment_id.clone());
+            }
+        }
+        // It is taken, and the answer is lost on the way.
+        self.trouble.check("reserve_answer")?;
+        Ok(Attachment {
+            id: request.attachment_id,
+            volume_id: request.volume_id,
+            server_id: request.server_id,
+            status: "reserved".into(),
+            ..Attachment::default()
+        })
+    }
+
+    async fn connect_attachment(
+        &self,
+        _: &Incoming,
+        request: AttachmentRequest,
+    ) -> Result<Connection, Fault> {
+        self.trouble.check("connect")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit(&request.attachment_id, epoch)?;
+        let from = ["reserved", "attaching", "in-use"];
+        let attachment = self.settle(&request, &from, "attaching")?;
+        let mut volumes = self.volumes.lock().unwrap();
+        let volume = volumes.get_mut(&attachment.volume_id).unwrap();
+        volume.exported = true;
+        Ok(Connection {
+            attachment_id: attachment.id,
+            nbd_socket: format!("/run/{}.sock", attachment.volume_id),
+            nbd_export: "secret".into(),
+            volume_id: attachment.volume_id,
+            size: 1,
+        })
+    }
+
+    async fn complete_attachment(
+        &self,
+        _: &Incoming,
+        request: AttachmentRequest,
+    ) -> Result<Attachment, Fault> {
+        self.trouble.check("complete")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit(&request.attachment_id, epoch)?;
+        self.settle(&request, &["reserved", "attaching", "in-use"], "in-use")
+    }
+
+    async fn begin_detach(
+        &self,
+        _: &Incoming,
+        request: AttachmentRequest,
+    ) -> Result<Attachment, Fault> {
+        self.trouble.check("begin_detach")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit(&request.attachment_id, epoch)?;
+        self.settle(&request, &["in-use", "detaching"], "detaching")
+    }
+
+    async fn abort_detach(
+        &self,
+        _: &Incoming,
+        request: AttachmentRequest,
+    ) -> Result<Attachment, Fault> {
+        self.trouble.check("abort_detach")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit_last(&request.attachment_id, epoch)?;
+        self.settle(&request, &["detaching", "in-use"], "in-use")
+    }
+
+    async fn release_attachment(
+        &self,
+        _: &Incoming,
+        request: AttachmentRequest,
+    ) -> Result<Empty, Fault> {
+        self.trouble.check("release")?;
+        let epoch = epoch_of(request.fence.as_ref())?;
+        self.epochs.admit_last(&request.attachment_id, epoch)?;
+        let hosts = self.hosts.lock().unwrap().clone();
+        for (id, volume) in self.volumes.lock().unwrap().iter_mut() {
+            if volume.attachment.as_ref() != Some(&request.attachment_id) {
+                continue;
+            }
+            if hosts.iter().any(|host| host.guest_has(id)) {
+                self.torn_away.lock().unwrap().push(id.clone());
+            }
+            volume.exported = false;
+            volume.attachment = None;
+            volume.status = "available".into();
+        }
+        // It is given back, and the answer is lost on the way.
+        self.trouble.check("release_answer")?;
+        Ok(Empty {})
+    }
+
+    async fn list_volume_types(
+        &self,
+        _: &Incoming,
+        _: Empty,
+    ) -> Result<ListVolumeTypesReply, Fault> {
+        Ok(ListVolumeTypesReply::default())
+    }
+
+    async fn get_quota(&self, _: &Incoming, _: QuotaRequest) -> Result<Quota, Fault> {
+        Ok(Quota::default())
+    }
+
+    async fn set_quota(&self, _: &Incoming, _: SetQuotaRequest) -> Result<Quota, Fault> {
+        Ok(Quota::default())
+    }
+
+    async fn list_storage_hosts(
+        &self,
+        _: &Incoming,
+        _: Empty,
+    ) -> Result<ListStorageHostsReply, Fault> {
+        Ok(ListStorageHostsReply::default())
+    }
+}

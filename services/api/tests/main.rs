@@ -1,0 +1,24 @@
+//! The api service as a whole, on an embedded database and the in-process
+//! bus, with fakes in the place of the other services. Whole clouds of real
+//! services are tested in `integration/`.
+
+// A test that cannot go on may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+// Futures of whole services nest deeply.
+#![recursion_limit = "512"]
+
+mod bad_input;
+mod boot;
+mod cloud;
+mod databases;
+mod doors;
+mod fakes;
+mod flavors;
+mod hosts;
+mod key_pairs;
+mod listing;
+mod metadata;
+mod power;
+mod quotas;
+mod volumes;
+mod walls;

@@ -1,0 +1,4 @@
+//! `/v2/images/{image}/file`
+
+pub mod get;
+pub mod put;

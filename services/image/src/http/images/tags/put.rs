@@ -1,0 +1,20 @@
+//! `PUT /v2/images/{image}/tags/{tag}`
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use yakumo_http::{Auth, HttpResult, empty};
+
+use crate::app::Images;
+use crate::http::Params;
+
+/// 204.
+pub async fn handle(
+    State(app): State<Images>,
+    Auth(ctx): Auth,
+    params: Params,
+) -> HttpResult<Response> {
+    app.add_tag(&ctx, params.image()?, params.get("tag"))
+        .await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}

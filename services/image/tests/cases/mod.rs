@@ -1,0 +1,10 @@
+mod access;
+mod bad_input;
+mod crash;
+mod data;
+mod databases;
+mod images;
+mod listing;
+mod members;
+mod quotas;
+mod tickets;

@@ -1,0 +1,552 @@
+//! An agent that takes changes knows what one knows that asks for everything,
+//! whatever happens to the network and to its messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use yakumo_contracts::network::{
+    AllocateServerPortsRequest, CreateFloatingIpsRequest, CreatePortsRequest,
+    CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, FixedIp, FixedIps, HostDelta,
+    IdRequest, NewFloatingIp, NewPort, NewSecurityGroup, PullStateRequest, ReportAppliedRequest,
+    ResolvedNetwork, SecurityGroupRule, ServerSecurityGroupRequest, Texts, UpdateFloatingIpRequest,
+    UpdateNetworkRequest, UpdatePortRequest, UpdateSubnetRequest,
+};
+use yakumo_db::Backend;
+use yakumo_testing::databases::ALL;
+use yakumo_types::{RequestContext, ServerId};
+
+use super::driver::SimulatedDriver;
+use super::{Agent, AgentSettings, Desired, Pulled};
+use world::{FakeHost, World, admin, member};
+
+#[path = "../../tests/main/world.rs"]
+#[allow(dead_code, reason = "the tests of the whole service use all of it")]
+mod world;
+
+const HOSTS: [&str; 2] = ["node-a", "node-b"];
+
+fn agent(world: &World, host: &FakeHost, files: Option<&std::path::Path>) -> Agent {
+    let settings = AgentSettings {
+        host: host.name.clone(),
+        host_id: String::new(),
+        availability_zone: String::new(),
+        resync: Duration::from_secs(60),
+        announce: Duration::from_secs(10),
+        report: Duration::ZERO,
+    };
+    Agent::new(
+        world.process.clone(),
+        settings,
+        host.client.clone(),
+        Arc::new(SimulatedDriver),
+        files.map(Agent::files),
+    )
+}
+
+/// What the agent would know if it asked for everything.
+async fn everything(host: &FakeHost) -> Desired {
+    Desired::read(host.pull().await)
+}
+
+/// Whether the agent was told everything, or `None` if nothing is new. It knows
+/// the same as if it had been.
+async fn follow(agent: &Agent, host: &FakeHost) -> Option<bool> {
+    let pulled = agent.pull().await.unwrap();
+    let all = match &pulled {
+        Pulled::Nothing => None,
+        Pulled::State(_) => Some(true),
+        Pulled::Delta(_) => Some(false),
+    };
+    let mut wanted = agent.wanted.lock().await;
+    agent.take(&mut wanted, pulled).await.unwrap();
+    assert_eq!(wanted.as_ref().unwrap().desired, everything(host).await);
+    all
+}
+
+/// Numbers that look like chance and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % most
+    }
+
+    fn one<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        (!of.is_empty()).then(|| of[self.below(of.len())].clone())
+    }
+}
+
+/// What the operations are done with.
+struct Play {
+    world: World,
+    dice: Dice,
+    members: [RequestContext; 2],
+    networks: Vec<(String, String)>,
+    external: String,
+    /// For each project its default group and another one.
+    groups: Vec<[String; 2]>,
+    /// Server, its project, one of its ports.
+    servers: Vec<(String, usize, String)>,
+    /// Ports without a server, and their projects.
+    loose: Vec<(String, usize)>,
+    rules: Vec<(String, usize)>,
+    floating: Vec<(String, usize)>,
+}
+
+impl Play {
+    async fn begin(backend: Backend, seed: u64) -> Self {
+        let mut config = crate::Config::default();
+        config.manager.release_wait_seconds = 0;
+        let world = World::with(backend, config).await;
+        let members = [member(1), member(2)];
+        let mut networks = Vec::new();
+        for (name, cidr) in [("one", "10.1.0.0/24"), ("two", "10.2.0.0/24")] {
+            let (network, subnet) = world.shared_network(name, cidr).await;
+            networks.push((network.id, subnet.id));
+        }
+        let external = world.external_network("172.24.4.0/24").await.id;
+        let mut groups = Vec::new();
+        for ctx in &members {
+            let web = CreateSecurityGroupsRequest {
+                security_groups: vec![NewSecurityGroup {
+                    name: "web".into(),
+                    ..NewSecurityGroup::default()
+                }],
+            };
+            let made = world.networks.create_security_groups(ctx, web).await;
+            let web = made.unwrap().security_groups.remove(0).id;
+            groups.push([world.default_group(ctx).await, web]);
+        }
+        Self {
+            world,
+            dice: Dice(seed),
+            members,
+            networks,
+            external,
+            groups,
+            servers: Vec::new(),
+            loose: Vec::new(),
+            rules: Vec::new(),
+            floating: Vec::new(),
+        }
+    }
+
+    fn some_groups(&mut self, project: usize) -> Vec<String> {
+        match self.dice.below(4) {
+            0 => vec![self.groups[project][1].clone()],
+            1 => self.groups[project].to_vec(),
+            _ => vec![self.groups[project][0].clone()],
+        }
+    }
+
+    async fn boot(&mut self, project: usize, host: &str, port: Option<String>) {
+        let server = self.world.env.id::<ServerId>().to_string();
+        let network = self.dice.below(self.networks.len());
+        let request = AllocateServerPortsRequest {
+            server_id: server.clone(),
+            project_id: self.members[project].project_id.unwrap().to_string(),
+            host: host.into(),
+            hostname: "guest".into(),
+            networks: vec![ResolvedNetwork {
+                network_id: self.networks[network].0.clone(),
+                port_id: port.unwrap_or_default(),
+                ..ResolvedNetwork::default()
+            }],
+            security_group_ids: self.some_groups(project),
+            ..AllocateServerPortsRequest::default()
+        };
+        let internal = self.world.internal();
+        // A port that is just being let go by its host is refused.
+        let made = self.world.ports.allocate_server_ports(&internal, request);
+        if let Ok(made) = made.await {
+            let port = made.ports[0].port_id.clone();
+            self.servers.push((server, project, port));
+        }
+    }
+
+    async fn step(&mut self) {
+        let project = self.dice.below(2);
+        let host = HOSTS[self.dice.below(2)];
+        let internal = self.world.internal();
+        let some_server = self.dice.one(&self.servers);
+        match self.dice.below(16) {
+            0..=3 => self.boot(project, host, None).await,
+            4 | 5 => {
+                if let Some((server, ..)) = some_server {
+                    self.world.release(&server).await.unwrap();
+                    self.servers.retain(|(other, ..)| *other != server);
+                }
+            }
+            6 => {
+                // To another host, if it is not there already.
+                if let Some((server, project, _)) = some_server {
+                    let request = AllocateServerPortsRequest {
+                        server_id: server,
+                        project_id: self.members[project].project_id.unwrap().to_string(),
+                        host: host.into(),
+                        ..AllocateServerPortsRequest::default()
+                    };
+                    let moved = self.world.ports.allocate_server_ports(&internal, request);
+                    moved.await.unwrap();
+                }
+            }
+            7 => {
+                if let Some((_, project, port)) = some_server {
+                    let up = self.dice.below(2) == 0;
+                    let wanted = (self.dice.below(2) == 0).then(|| self.some_groups(project));
+                    let change = UpdatePortRequest {
+                        id: port,
+                        admin_state_up: Some(up),
+                        security_groups: wanted.map(|values| Texts { values }),
+                        ..UpdatePortRequest::default()
+                    };
+                    let ctx = &self.members[project];
+                    self.world.networks.update_port(ctx, change).await.unwrap();
+                }
+            }
+            8 => {
+                if let Some((server_id, project, _)) = some_server {
+                    let request = ServerSecurityGroupRequest {
+                        server_id,
+                        project_id: self.members[project].project_id.unwrap().to_string(),
+                        security_group: self.groups[project][1].clone(),
+                    };
+                    let ports = &self.world.ports;
+                    if self.dice.below(2) == 0 {
+                        let _ = ports.add_server_security_group(&internal, request).await;
+                    } else {
+                        let _ = ports.remove_server_security_group(&internal, request).await;
+                    }
+                }
+            }
+            9 => self.change_rules(project).await,
+            10 => self.change_floating(some_server).await,
+            11 => self.change_loose(project, host).await,
+            12 => {
+                let network = self.dice.below(self.networks.len());
+                let (network, subnet) = self.networks[network].clone();
+                let root = admin();
+                if self.dice.below(2) == 0 {
+                    let change = UpdateNetworkRequest {
+                        id: network,
+                        mtu: Some(1400 + u32::try_from(self.dice.below(50)).unwrap()),
+                        ..UpdateNetworkRequest::default()
+                    };
+                    let changed = self.world.networks.update_network(&root, change);
+                    changed.await.unwrap();
+                } else {
+                    let dns = format!("9.9.9.{}", self.dice.below(9));
+                    let change = UpdateSubnetRequest {
+                        id: subnet,
+                        dns_nameservers: Some(Texts { values: vec![dns] }),
+                        ..UpdateSubnetRequest::default()
+                    };
+                    let changed = self.world.networks.update_subnet(&root, change);
+                    changed.await.unwrap();
+                }
+            }
+            13 => {
+                let ctx = &self.members[project];
+                let fixed = FixedIp {
+                    subnet_id: self.networks[0].1.clone(),
+                    ip_address: String::new(),
+                };
+                if let Some((port, _)) = self.loose.iter().find(|(_, own)| *own == project) {
+                    let change = UpdatePortRequest {
+                        id: port.clone(),
+                        fixed_ips: Some(FixedIps {
+                            ips: vec![fixed.clone(), fixed],
+                        }),
+                        ..UpdatePortRequest::default()
+                    };
+                    // Only those of the first network.
+                    let _ = self.world.networks.update_port(ctx, change).await;
+                }
+            }
+            _ => self.settle(host).await,
+        }
+    }
+
+    /// A host says that it has everything.
+    async fn settle(&self, host: &str) {
+        let host = self.world.host(host).await;
+        host.apply().await;
+    }
+
+    async fn change_rules(&mut self, project: usize) {
+        if self.dice.below(2) == 0
+            && let Some((rule, owner)) = self.dice.one(&self.rules)
+        {
+            self.rules.retain(|(other, _)| *other != rule);
+            let ctx = &self.members[owner];
+            let gone = self
+                .world
+                .networks
+                .delete_security_group_rule(ctx, IdRequest { id: rule });
+            gone.await.unwrap();
+            return;
+        }
+        let ethertype = ["IPv4", "IPv6"][self.dice.below(2)];
+        let (group, remote) = (self.dice.below(2), self.dice.below(3));
+        let remote = self.groups[project].get(remote).cloned();
+        let rule = SecurityGroupRule {
+            security_group_id: self.groups[project][group].clone(),
+            direction: "ingress".into(),
+            ethertype: ethertype.into(),
+            protocol: "tcp".into(),
+            remote_group_id: remote.unwrap_or_default(),
+            ..SecurityGroupRule::default()
+        };
+        let request = CreateSecurityGroupRulesRequest {
+            security_group_rules: vec![rule],
+        };
+        let ctx = &self.members[project];
+        let networks = &self.world.networks;
+        // The same rule may be there.
+        if let Ok(made) = networks.create_security_group_rules(ctx, request).await {
+            let id = made.security_group_rules[0].id.clone();
+            self.rules.push((id, project));
+        }
+    }
+
+    async fn change_floating(&mut self, server: Option<(String, usize, String)>) {
+        let there = self.dice.one(&self.floating);
+        match (there, server, self.dice.below(3)) {
+            (Some((id, project)), _, 0) => {
+                self.floating.retain(|(other, _)| *other != id);
+                let ctx = &self.members[project];
+                let gone = self
+                    .world
+                    .networks
+                    .delete_floating_ip(ctx, IdRequest { id });
+                gone.await.unwrap();
+            }
+            (Some((id, owner)), Some((_, project, port)), 1) if owner == project => {
+                let change = UpdateFloatingIpRequest {
+                    id,
+                    port_id: Some(port),
+                    ..UpdateFloatingIpRequest::default()
+                };
+                let ctx = &self.members[project];
+                // The port may have one already.
+                let _ = self.world.networks.update_floating_ip(ctx, change).await;
+            }
+            (_, Some((_, project, port_id)), _) => {
+                let request = CreateFloatingIpsRequest {
+                    floatingips: vec![NewFloatingIp {
+                        floating_network_id: self.external.clone(),
+                        port_id,
+                        ..NewFloatingIp::default()
+                    }],
+                };
+                let ctx = &self.members[project];
+                if let Ok(made) = self.world.networks.create_floating_ips(ctx, request).await {
+                    self.floating
+                        .push((made.floatingips[0].id.clone(), project));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn change_loose(&mut self, project: usize, host: &str) {
+        let there = self.dice.one(&self.loose);
+        match (there, self.dice.below(3)) {
+            (Some((id, owner)), 0) => {
+                let ctx = &self.members[owner];
+                let gone = self
+                    .world
+                    .networks
+                    .delete_port(ctx, IdRequest { id: id.clone() });
+                if gone.await.is_ok() {
+                    self.loose.retain(|(other, _)| *other != id);
+                }
+            }
+            (Some((id, owner)), 1) => self.boot(owner, host, Some(id)).await,
+            _ => {
+                let network = self.dice.below(self.networks.len());
+                let groups = self.some_groups(project);
+                let request = CreatePortsRequest {
+                    ports: vec![NewPort {
+                        network_id: self.networks[network].0.clone(),
+                        security_groups: Some(Texts { values: groups }),
+                        ..NewPort::default()
+                    }],
+                };
+                let ctx = &self.members[project];
+                let made = self
+                    .world
+                    .networks
+                    .create_ports(ctx, request)
+                    .await
+                    .unwrap();
+                self.loose.push((made.ports[0].id.clone(), project));
+            }
+        }
+    }
+}
+
+async fn play(backend: Backend, seed: u64, steps: usize) {
+    let mut play = Play::begin(backend, seed).await;
+    let mut following = Vec::new();
+    for name in HOSTS {
+        let host = play.world.host(name).await;
+        following.push((agent(&play.world, &host, None), host));
+    }
+    let mut changes = 0;
+    for step in 0..steps {
+        play.step().await;
+        for (agent, host) in &following {
+            // Now and then an agent misses something, or does not get the answer.
+            match play.dice.below(8) {
+                0 => continue,
+                1 => drop(agent.pull().await.unwrap()),
+                _ => {}
+            }
+            let all = follow(agent, host).await;
+            tracing::debug!(?backend, seed, step, host = host.name, ?all);
+            changes += usize::from(all == Some(false));
+        }
+    }
+    assert!(changes > steps / 4, "{backend:?} {seed}: {changes}");
+}
+
+#[tokio::test]
+async fn what_changes_make_of_a_state_is_what_a_whole_one_is() {
+    for seed in 1..=6 {
+        play(Backend::Sqlite, seed, 60).await;
+    }
+}
+
+#[tokio::test]
+async fn it_is_so_on_every_database() {
+    for backend in ALL {
+        play(backend, 77, 40).await;
+    }
+}
+
+#[tokio::test]
+async fn a_boot_beside_others_is_told_by_itself() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let other = play.world.host("node-b").await;
+    let (one, two) = (
+        agent(&play.world, &host, None),
+        agent(&play.world, &other, None),
+    );
+    for (project, name) in [(0, "node-a"), (1, "node-a"), (0, "node-b")] {
+        play.boot(project, name, None).await;
+    }
+    assert_eq!(follow(&one, &host).await, Some(true));
+    assert_eq!(follow(&two, &other).await, Some(true));
+    // The default group lets its members in: both hosts hear of a new one.
+    play.boot(0, "node-a", None).await;
+    // It is sent alone, and nothing that the host has no business with.
+    let asked = PullStateRequest {
+        host: "node-a".into(),
+        since_revision: one.changeable_revision().await.unwrap(),
+        deltas: true,
+        network_ids: vec![play.external.clone()],
+        group_ids: vec![play.groups[1][1].clone()],
+        ..PullStateRequest::default()
+    };
+    let told = host.client.pull_state(&host.ctx, asked).await.unwrap();
+    assert!(told.delta);
+    let told: HostDelta = prost::Message::decode(told.chunk.as_slice()).unwrap();
+    assert_eq!((told.ports.len(), told.remote_ports.len()), (1, 0));
+    let parts = (told.networks.len(), told.security_groups.len());
+    assert_eq!((parts, told.members.len()), ((0, 0), 0));
+    assert_eq!(follow(&one, &host).await, Some(false));
+    assert_eq!(follow(&two, &other).await, Some(false));
+    assert_eq!(follow(&two, &other).await, None);
+    // The first of a project on a host brings what it needs.
+    play.boot(1, "node-b", None).await;
+    assert_eq!(follow(&two, &other).await, Some(false));
+    // Rules change more than ports.
+    let (ctx, group) = (play.members[0].clone(), play.groups[0][0].clone());
+    play.world.open(&ctx, &group, "tcp", Some(22)).await;
+    assert_eq!(follow(&one, &host).await, Some(true));
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_twice_changes_nothing_and_a_gap_is_filled_by_everything() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let agent = agent(&play.world, &host, None);
+    play.boot(0, "node-a", None).await;
+    assert_eq!(follow(&agent, &host).await, Some(true));
+    play.boot(0, "node-a", None).await;
+    let Pulled::Delta(delta) = agent.pull().await.unwrap() else {
+        panic!("a boot is told by itself");
+    };
+    let mut wanted = agent.wanted.lock().await;
+    let take = |delta| Pulled::Delta(delta);
+    agent.take(&mut wanted, take(delta.clone())).await.unwrap();
+    let again = agent.take(&mut wanted, take(delta)).await;
+    assert!(again.is_err());
+    drop(wanted);
+    assert_eq!(follow(&agent, &host).await, None);
+    // What another agent of the host had is no longer noted.
+    play.boot(0, "node-a", None).await;
+    play.settle("node-a").await;
+    assert_eq!(follow(&agent, &host).await, Some(true));
+    play.boot(0, "node-a", None).await;
+    assert_eq!(follow(&agent, &host).await, Some(false));
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_has_what_it_had_and_asks_for_everything() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let first = agent(&play.world, &host, Some(folder.path()));
+    for _ in 0..3 {
+        play.boot(0, "node-a", None).await;
+        assert!(first.pass(false).await.unwrap());
+    }
+    let second = agent(&play.world, &host, Some(folder.path()));
+    second.restore().await.unwrap();
+    let kept = second.wanted.lock().await;
+    assert_eq!(kept.as_ref().unwrap().desired, everything(&host).await);
+    assert_eq!(kept.as_ref().unwrap().desired.model().ports.len(), 3);
+    drop(kept);
+    assert_eq!(follow(&second, &host).await, Some(true));
+}
+
+#[tokio::test]
+async fn only_what_is_new_is_said_of_a_host_and_its_changes_are_forgotten() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let agent = agent(&play.world, &host, None);
+    play.boot(0, "node-a", None).await;
+    agent.pass(false).await.unwrap();
+    let before = agent.changeable_revision().await.unwrap();
+    play.boot(0, "node-a", None).await;
+    assert!(agent.pass(false).await.unwrap());
+    let live = agent.live.lock().await;
+    assert!(live.untold.is_empty());
+    assert_eq!((live.told.len(), live.wired.len()), (2, 2));
+    drop(live);
+    // An old word is no word.
+    let old = ReportAppliedRequest {
+        host: host.name.clone(),
+        revision: before,
+        ..ReportAppliedRequest::default()
+    };
+    host.client.report_applied(&host.ctx, old).await.unwrap();
+    let asked = |since_revision| PullStateRequest {
+        host: host.name.clone(),
+        since_revision,
+        deltas: true,
+        ..PullStateRequest::default()
+    };
+    let late = host.client.pull_state(&host.ctx, asked(before)).await;
+    assert!(
+        !late.unwrap().delta,
+        "the change was reported and is forgotten"
+    );
+}

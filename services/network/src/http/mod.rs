@@ -1,0 +1,3 @@
+//! What guests can ask over HTTP.
+
+pub mod metadata;

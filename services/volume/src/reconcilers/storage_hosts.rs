@@ -1,0 +1,218 @@
+//! Compares every living storage host's own list with the rows, and removes
+//! what nobody knows of: exports without an attachment, and files without a
+//! volume.
+//!
+//! Nothing is removed at first sight. What a deleted volume left goes after an
+//! hour; what no row has ever known goes after a week, for the rows may be
+//! those of an older back-up. Both are counted from when this process saw it
+//! first. And a host refuses what is asked of it here once it has heard of
+//! anything newer than its list.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use yakumo_contracts::common::{Fence, Page};
+use yakumo_contracts::volume_host::{
+    KeptVolume, ListKeptRequest, UnexportRequest, VolumeHostClient, VolumeRequest,
+};
+use yakumo_service::Reconciler;
+use yakumo_types::Fault;
+
+use crate::app::App;
+use crate::store;
+
+/// Hosts that are asked at the same time.
+const AT_A_TIME: usize = 16;
+/// Volumes in one page of a host's list.
+const PORTION: u32 = 200;
+/// A storage host that was silent for longer is not asked.
+const FRESH: Duration = Duration::from_secs(60);
+/// How long a deleted volume's file, or an export without an attachment, stays.
+const LEFT_AGE: Duration = Duration::from_secs(3600);
+/// How long a file stays that no row has ever known.
+const UNKNOWN_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A stray: the host, the volume, and the attachment if it is an export.
+type Stray = (String, String, String);
+
+pub(super) struct StorageHosts {
+    app: Arc<App>,
+    /// When each was seen first, on the monotonic clock.
+    strays: Mutex<HashMap<Stray, Duration>>,
+}
+
+impl StorageHosts {
+    pub(super) fn new(app: Arc<App>) -> Self {
+        Self {
+            app,
+            strays: Mutex::default(),
+        }
+    }
+
+    async fn compare(&self, host: &str) -> Result<(), Fault> {
+        let client = self.app.storage(host)?;
+        let mut still = HashSet::new();
+        let mut marker = String::new();
+        loop {
+            let page = Page {
+                limit: PORTION,
+                marker,
+            };
+            let request = ListKeptRequest { page: Some(page) };
+            let list = client.list_kept(&self.app.internal(), request).await?;
+            for (kept, of) in self.judge(host, &list.volumes).await? {
+                let stray = (
+                    host.to_owned(),
+                    kept.volume_id.clone(),
+                    match of {
+                        Left::Export => kept.attachment_id.clone(),
+                        Left::File | Left::Unknown => String::new(),
+                    },
+                );
+                still.insert(stray.clone());
+                if self.is_due(stray, of) {
+                    self.remove(&client, host, kept, of).await;
+                }
+            }
+            match list.volumes.last() {
+                Some(last) if list.more => marker = last.volume_id.clone(),
+                _ => break,
+            }
+        }
+        // What is known again, or gone, begins anew.
+        self.strays()
+            .retain(|stray, _| stray.0 != host || still.contains(stray));
+        Ok(())
+    }
+
+    /// Those of a host's volumes that something is left of that should not be.
+    async fn judge<'k>(
+        &self,
+        host: &str,
+        kept: &'k [KeptVolume],
+    ) -> Result<Vec<(&'k KeptVolume, Left)>, Fault> {
+        let read = self.app.db.read();
+        let ids: Vec<String> = kept.iter().map(|kept| kept.volume_id.clone()).collect();
+        let rows: HashMap<String, store::volume::Model> = store::volumes::any_by_id(read, &ids)
+            .await?
+            .into_iter()
+            .map(|row| (row.id.clone(), row))
+            .collect();
+        // After the list: an export is asked for when its row is there.
+        let attached: HashSet<String> = store::attachments::of_volumes(read, &ids)
+            .await?
+            .into_iter()
+            .map(|row| row.id)
+            .collect();
+        let mut left = Vec::new();
+        for kept in kept {
+            if !kept.attachment_id.is_empty() && !attached.contains(&kept.attachment_id) {
+                left.push((kept, Left::Export));
+                continue;
+            }
+            match rows.get(&kept.volume_id) {
+                None => left.push((kept, Left::Unknown)),
+                Some(row) if row.deleted_at != 0 => left.push((kept, Left::File)),
+                Some(row) if row.host != host => {
+                    tracing::error!(
+                        volume = row.id,
+                        host,
+                        keeper = row.host,
+                        "a host keeps a volume that is another one's"
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(left)
+    }
+
+    fn is_due(&self, stray: Stray, left: Left) -> bool {
+        let now = self.app.env.clock.monotonic();
+        let seen = *self.strays().entry(stray).or_insert(now);
+        now.saturating_sub(seen) >= left.age()
+    }
+
+    async fn remove(&self, client: &VolumeHostClient, host: &str, kept: &KeptVolume, left: Left) {
+        let context = self.app.internal();
+        let fence = |epoch| {
+            Some(Fence {
+                workflow_id: String::new(),
+                step: "reconcile".into(),
+                epoch,
+            })
+        };
+        let volume = kept.volume_id.clone();
+        tracing::warn!(volume, host, ?left, "something is left on a storage host");
+        let removed = match left {
+            Left::Export => {
+                let request = UnexportRequest {
+                    volume_id: kept.volume_id.clone(),
+                    attachment_id: kept.attachment_id.clone(),
+                    fence: fence(kept.export_epoch),
+                };
+                client.unexport(&context, request).await
+            }
+            Left::File | Left::Unknown => {
+                let request = VolumeRequest {
+                    volume_id: kept.volume_id.clone(),
+                    fence: fence(kept.epoch),
+                };
+                client.delete(&context, request).await
+            }
+        };
+        match removed {
+            Ok(_) => metrics::counter!("yakumo_volume_strays_removed_total").increment(1),
+            Err(fault) => tracing::warn!(volume, host, %fault, "it stays for now"),
+        }
+    }
+
+    fn strays(&self) -> std::sync::MutexGuard<'_, HashMap<Stray, Duration>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is left of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// An export without an attachment.
+    Export,
+    /// The file of a deleted volume.
+    File,
+    /// A file that no row has ever known.
+    Unknown,
+}
+
+impl Left {
+    const fn age(self) -> Duration {
+        match self {
+            Self::Export | Self::File => LEFT_AGE,
+            Self::Unknown => UNKNOWN_AGE,
+        }
+    }
+}
+
+#[async_trait]
+impl Reconciler for StorageHosts {
+    fn name(&self) -> &'static str {
+        "storage_hosts"
+    }
+
+    async fn reconcile(&self) -> anyhow::Result<()> {
+        let before = self.app.env.now().minus(FRESH).as_micros();
+        let hosts = store::storage_hosts::list(self.app.db.read()).await?;
+        let up = hosts.into_iter().filter(|host| host.heard_at >= before);
+        futures::stream::iter(up)
+            .for_each_concurrent(AT_A_TIME, |host| async move {
+                if let Err(fault) = self.compare(&host.host).await {
+                    // One host that does not answer must not hold up the others.
+                    tracing::info!(host = host.host, %fault, "a storage host could not be compared");
+                }
+            })
+            .await;
+        Ok(())
+    }
+}

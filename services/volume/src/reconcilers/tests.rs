@@ -1,0 +1,217 @@
+//! What is left is found, and what is in use is left alone.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+use yakumo_contracts::common::Fence;
+use yakumo_contracts::volume::{AttachmentRequest, ReserveAttachmentRequest};
+use yakumo_contracts::volume_host::{CreateRequest, ExportRequest};
+use yakumo_db::Backend;
+use yakumo_service::Reconciler;
+use yakumo_testing::databases::ALL;
+use yakumo_types::VolumeId;
+
+use super::releases::Releases;
+use super::storage_hosts::StorageHosts;
+use super::stuck::Stuck;
+use crate::store;
+use crate::testing::{HOST, World};
+
+const ATTACHMENT: &str = "00000000-0000-0000-0000-0000000000aa";
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn fence(epoch: u64) -> Option<Fence> {
+    Some(Fence {
+        workflow_id: Uuid::from_u128(9).to_string(),
+        step: "step".into(),
+        epoch,
+    })
+}
+
+fn attachment(epoch: u64) -> AttachmentRequest {
+    AttachmentRequest {
+        attachment_id: ATTACHMENT.into(),
+        fence: fence(epoch),
+    }
+}
+
+impl World {
+    async fn file(&self, id: VolumeId) {
+        let request = CreateRequest {
+            volume_id: id.to_string(),
+            size_gib: 1,
+            fence: fence(1),
+        };
+        let context = self.app.internal();
+        self.host.create(&context, request).await.unwrap();
+    }
+
+    async fn export(&self, id: VolumeId) {
+        let request = ExportRequest {
+            volume_id: id.to_string(),
+            attachment_id: ATTACHMENT.into(),
+            secret: "s".repeat(32),
+            fence: fence(5),
+        };
+        let context = self.app.internal();
+        self.host.export(&context, request).await.unwrap();
+    }
+
+    async fn attach(&self, id: VolumeId) {
+        let request = ReserveAttachmentRequest {
+            volume_id: id.to_string(),
+            attachment_id: ATTACHMENT.into(),
+            server_id: Uuid::from_u128(7).to_string(),
+            host: HOST.into(),
+            device: "/dev/vdb".into(),
+            fence: fence(5),
+        };
+        let context = self.member();
+        self.app
+            .reserve_attachment(&context, request)
+            .await
+            .unwrap();
+        let request = attachment(5);
+        self.app
+            .connect_attachment(&context, request)
+            .await
+            .unwrap();
+    }
+
+    async fn mark_deleted(&self, id: VolumeId) {
+        let now = self.app.env.now();
+        self.db()
+            .write(move |txn| {
+                Box::pin(async move { store::volumes::mark_deleted(txn, id, now).await })
+            })
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_is_at_work_on_comes_to_an_end_on_every_database() {
+    for backend in ALL {
+        let world = World::without_host(backend).await;
+        let stuck = Stuck::new(world.app.clone());
+        let mut rows = Vec::new();
+        for (status, end) in [
+            ("creating", "error"),
+            ("deleting", "error_deleting"),
+            ("reserved", "available"),
+            ("attaching", "available"),
+            ("detaching", "available"),
+            ("available", "available"),
+        ] {
+            rows.push((world.insert(status).await, status, end));
+        }
+        stuck.reconcile().await.unwrap();
+        for (id, status, _) in &rows {
+            assert_eq!(world.status(*id).await, *status, "it is young");
+        }
+        world.forward(Duration::from_secs(300));
+        stuck.reconcile().await.unwrap();
+        for (id, status, end) in &rows {
+            assert_eq!(world.status(*id).await, *end, "{backend:?}, {status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_workflow_or_an_attachment_holds_is_left_alone() {
+    let world = World::new().await;
+    let attached = world.insert("available").await;
+    world.file(attached).await;
+    world.attach(attached).await;
+    let creating = world.insert("creating").await;
+    // It is accepted, and nobody has come to it yet.
+    let engine = world.app.engine.clone();
+    engine.add(std::sync::Arc::new(crate::workflows::CreateVolume {
+        app: world.app.clone(),
+    }));
+    let context = world.member();
+    world
+        .db()
+        .write(move |txn| {
+            let (engine, context) = (engine.clone(), context.clone());
+            Box::pin(async move {
+                let (kind, id) = (crate::workflows::CREATE_VOLUME, creating.to_string());
+                let input = serde_json::json!({ "volume_id": id });
+                engine.submit(txn, kind, &id, input, &context, HOUR).await
+            })
+        })
+        .await
+        .unwrap();
+    world.forward(HOUR * 3);
+    world.hear_host().await;
+    Stuck::new(world.app.clone()).reconcile().await.unwrap();
+    let hosts = StorageHosts::new(world.app.clone());
+    hosts.reconcile().await.unwrap();
+    world.forward(HOUR * 3);
+    world.hear_host().await;
+    hosts.reconcile().await.unwrap();
+    assert_eq!(world.status(creating).await, "creating");
+    assert_eq!(world.status(attached).await, "attaching");
+    let kept = world.kept().await;
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].attachment_id, ATTACHMENT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_exports_that_nobody_knows_of_go_when_they_are_old() {
+    let world = World::new().await;
+    let exported = world.insert("available").await;
+    world.file(exported).await;
+    world.export(exported).await;
+    let deleted = world.insert("available").await;
+    world.file(deleted).await;
+    world.mark_deleted(deleted).await;
+    let unknown = world.app.env.id();
+    world.file(unknown).await;
+
+    let hosts = StorageHosts::new(world.app.clone());
+    let look = async |forward: Duration| {
+        world.forward(forward);
+        world.hear_host().await;
+        hosts.reconcile().await.unwrap();
+        let kept = world.kept().await;
+        let has = |id: VolumeId| kept.iter().any(|kept| kept.volume_id == id.to_string());
+        let exports = kept.iter().any(|kept| !kept.attachment_id.is_empty());
+        (has(exported), exports, has(deleted), has(unknown))
+    };
+    assert_eq!(look(Duration::ZERO).await, (true, true, true, true));
+    assert_eq!(look(HOUR / 2).await, (true, true, true, true));
+    assert_eq!(look(HOUR).await, (true, false, false, true));
+    assert_eq!(look(HOUR * 24).await, (true, false, false, true));
+    assert_eq!(look(HOUR * 24 * 7).await, (true, false, false, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_finished_when_the_storage_host_is_back() {
+    let world = World::without_host(Backend::Sqlite).await;
+    let id = world.insert("available").await;
+    let context = world.member();
+    let request = ReserveAttachmentRequest {
+        volume_id: id.to_string(),
+        attachment_id: ATTACHMENT.into(),
+        server_id: Uuid::from_u128(7).to_string(),
+        host: HOST.into(),
+        device: "/dev/vdb".into(),
+        fence: fence(5),
+    };
+    let reserve = || world.app.reserve_attachment(&context, request.clone());
+    reserve().await.unwrap();
+    let release = || world.app.release_attachment(&context, attachment(6));
+    release().await.unwrap();
+    release().await.unwrap();
+    let releases = Releases::new(world.app.clone());
+    releases.reconcile().await.unwrap();
+    assert_eq!(world.status(id).await, "detaching");
+    let shown = world.app.show_volume(&context, &id.to_string()).await;
+    assert_eq!(shown.unwrap().attachments[0].status, "detaching");
+
+    world.serve_host().await;
+    releases.reconcile().await.unwrap();
+    assert_eq!(world.status(id).await, "available");
+    assert!(world.attachments(id).await.is_empty());
+}

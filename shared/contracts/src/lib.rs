@@ -1,0 +1,34 @@
+//! What the services say to each other: one module per service, generated
+//! from `proto/`. A caller cannot misspell a method, a server cannot forget
+//! one, and every contract carries its version.
+//!
+//! A method that returns `Cast` or `Fanout` is handed over and not waited
+//! for; every other one is a call with a deadline.
+//!
+//! Hosts may use only what says so: a comment line `callers: hosts` above a
+//! method, or above the service for all of its methods. Everything else
+//! refuses them (403) before a handler sees the message.
+
+// The generator writes whole paths and no blank lines between items.
+#![allow(clippy::all)]
+
+use yakumo_types::Fault;
+
+include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+pub(crate) fn decode_request<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Fault> {
+    M::decode(payload)
+        .map_err(|error| Fault::invalid(format!("The message could not be read: {error}.")))
+}
+
+pub(crate) fn decode_reply<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Fault> {
+    M::decode(payload)
+        .map_err(|error| Fault::internal(format!("The reply could not be read: {error}.")))
+}
+
+pub(crate) fn unknown_method(service: &str, method: &str) -> Fault {
+    Fault::not_implemented(format!("{service} has no method {method}."))
+}
+
+/// The compiled description of every contract, for fingerprints and tools.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contracts.fds"));

@@ -1,0 +1,144 @@
+//! Asking again and again whether something outside the process answers.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::process::Process;
+
+/// The pause between two questions while all is well.
+const EVERY: Duration = Duration::from_secs(5);
+/// The pause after a question that was not answered.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Keeps the health of `component` by asking `probe` until the process ends.
+///
+/// One question without an answer makes it degraded (a pool may have been busy
+/// for a moment), a second one in a row makes it down; one answer makes it up.
+/// So it is down at the latest 16 seconds after it went away.
+pub fn probe<F, E>(
+    process: &Process,
+    component: &str,
+    mut probe: impl FnMut() -> F + Send + 'static,
+) where
+    F: Future<Output = Result<(), E>> + Send,
+    E: Display + Send,
+{
+    let health = process.health.component(component);
+    let (clock, shutdown) = (process.env.clock.clone(), process.shutdown.clone());
+    let component = component.to_owned();
+    let ask = async move {
+        let mut failures = 0_u32;
+        loop {
+            let problem = match tokio::time::timeout(BOUND, probe()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            match problem {
+                None if failures == 0 => {}
+                None => {
+                    info!(component, failures, "it answers again");
+                    failures = 0;
+                    health.up();
+                }
+                Some(problem) => {
+                    failures = failures.saturating_add(1);
+                    if failures == 1 {
+                        health.degraded(problem);
+                    } else {
+                        if failures == 2 {
+                            warn!(component, problem, "it does not answer");
+                        }
+                        health.down(problem);
+                    }
+                }
+            }
+            clock.sleep(if failures == 0 { EVERY } else { AGAIN }).await;
+        }
+    };
+    process.spawn("probe", async move {
+        tokio::select! {
+            () = ask => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use tokio::sync::Mutex;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use yakumo_types::{Clock, Env, Timestamp};
+
+    use super::*;
+    use crate::health::ComponentHealth;
+    use crate::system_env;
+
+    /// A pause ends when the test says so.
+    struct ByHand(Arc<Mutex<UnboundedReceiver<()>>>);
+
+    impl Clock for ByHand {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_micros(0)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            let turns = Arc::clone(&self.0);
+            async move {
+                let _ = turns.lock().await.recv().await;
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_twice_is_down_until_it_answers() {
+        let (turn, turns) = unbounded_channel();
+        let env = Env {
+            clock: Arc::new(ByHand(Arc::new(Mutex::new(turns)))),
+            ..system_env()
+        };
+        let process = Process::new("test", env);
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        probe(&process, "database test", move || {
+            let away = (1..=3).contains(&count.fetch_add(1, Ordering::SeqCst));
+            async move { if away { Err("gone") } else { Ok(()) } }
+        });
+        for (number, wanted) in ["up", "degraded", "down", "down", "up"].iter().enumerate() {
+            let so = || {
+                let report = process.health.report();
+                asked.load(Ordering::SeqCst) as usize == number + 1 && report.status == *wanted
+            };
+            let wait = async {
+                while !so() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let ended = tokio::time::timeout(Duration::from_secs(10), wait).await;
+            assert!(ended.is_ok(), "{number}: {:?}", process.health.report());
+            if *wanted == "down" {
+                assert_eq!(
+                    process.health.report().components["database test"],
+                    ComponentHealth::Down("gone".into())
+                );
+            }
+            turn.send(()).unwrap();
+        }
+        assert!(process.drain(Duration::from_secs(5)).await);
+    }
+}

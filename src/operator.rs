@@ -1,0 +1,155 @@
+//! Commands for operators.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use comfy_table::Table;
+use serde_json::Value;
+use yakumo_auth::SigningKey;
+use yakumo_rpc::broker_user_for_host;
+use yakumo_service::system_env;
+
+use crate::config::Config;
+use crate::run;
+
+/// Prints what was asked for.
+#[allow(clippy::print_stdout)]
+pub fn say(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// For commands that ask somebody.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+/// `yakumo config show`
+pub fn show_config(config: &Config) -> anyhow::Result<ExitCode> {
+    say(toml::to_string_pretty(config)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `yakumo db migrate`
+pub fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(run::migrate(config))?;
+    say("All schemas are up to date.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `yakumo bus-keys`
+pub fn bus_keys() -> anyhow::Result<ExitCode> {
+    let key = SigningKey::generate(&system_env())?;
+    say("# For control services:");
+    say(format_args!("context_key = \"{}\"", key.to_text().as_str()));
+    say("# For hosts:");
+    say(format_args!(
+        "context_public_keys = [\"{}\"]",
+        key.verifying_key().to_text()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `yakumo broker-user`
+pub fn broker_user(host: &str) -> anyhow::Result<ExitCode> {
+    let user = broker_user_for_host(host, "/")?;
+    for command in std::iter::once(&user.add).chain(&user.permissions) {
+        let words: Vec<String> = command.iter().map(|word| for_shell(word)).collect();
+        say(format_args!("rabbitmqctl {}", words.join(" ")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A word as a shell takes it for one.
+fn for_shell(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// `yakumo status`: 0 only if every process answers and should get requests,
+/// which one that is degraded still should.
+pub fn status(config: &Config, addresses: Vec<String>) -> anyhow::Result<ExitCode> {
+    let addresses = if addresses.is_empty() {
+        vec![config.ops.listen.to_string()]
+    } else {
+        addresses
+    };
+    let mut table = Table::new();
+    table.set_header(["Process", "Component", "State", "Detail"]);
+    let healthy = runtime()?.block_on(async {
+        let client = reqwest::Client::builder()
+            .timeout(std::time::Duration::from_secs(5))
+            .build()?;
+        let mut healthy = true;
+        for address in &addresses {
+            match health(&client, address).await {
+                Ok(report) => {
+                    let status = report["status"].as_str().unwrap_or("unknown");
+                    healthy &= matches!(status, "up" | "degraded");
+                    table.add_row([address.as_str(), "(the process)", status, ""]);
+                    for (name, component) in report["components"].as_object().into_iter().flatten()
+                    {
+                        let text =
+                            |key: &str| component[key].as_str().unwrap_or_default().to_owned();
+                        table.add_row([
+                            address.clone(),
+                            name.clone(),
+                            text("status"),
+                            text("detail"),
+                        ]);
+                    }
+                }
+                Err(error) => {
+                    healthy = false;
+                    table.add_row([
+                        address.clone(),
+                        "–".into(),
+                        "unreachable".into(),
+                        format!("{error:#}"),
+                    ]);
+                }
+            }
+        }
+        anyhow::Ok(healthy)
+    })?;
+    say(table);
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn health(client: &reqwest::Client, address: &str) -> anyhow::Result<Value> {
+    let url = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    Ok(client
+        .get(format!("{url}/health"))
+        .send()
+        .await?
+        .json()
+        .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_is_given_what_is_meant() {
+        assert_eq!(for_shell("add_user"), "add_user");
+        assert_eq!(for_shell("/"), "/");
+        assert_eq!(for_shell("^(a|b)$"), "'^(a|b)$'");
+        assert_eq!(for_shell(""), "''");
+        assert_eq!(for_shell("it's"), r"'it'\''s'");
+    }
+}

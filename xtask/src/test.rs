@@ -1,0 +1,313 @@
+//! `cargo xtask test`: everything that must hold before a change goes in.
+//!
+//! Stages run one after another, each visible while it runs and timed. A stage
+//! that others build on ends the run when it fails; the checks and the test
+//! stages don't, so that one run shows everything that is wrong. The last line
+//! of the run is the sum of cargo's own results, a failed stage counting as one
+//! failure: `412 passed, 0 failed`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use comfy_table::{CellAlignment, Table};
+
+use crate::paths::Paths;
+use crate::run::Run;
+use crate::{cloud, guest_check, guest_image, setup, tidy, ui};
+
+/// A stage that takes longer hangs.
+const BOUND: Duration = Duration::from_secs(40 * 60);
+
+/// What `cargo xtask test` can be asked to leave out while working on something.
+#[derive(clap::Args, Default)]
+pub struct Options {
+    /// Only the stages whose names contain this; may be repeated.
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+/// Tests that cargo counted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// How a stage went.
+struct Outcome {
+    name: &'static str,
+    took: Duration,
+    count: Count,
+    error: Option<String>,
+}
+
+/// Whether the stages after a failed one make sense.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnFailure {
+    Stop,
+    GoOn,
+}
+
+type Work<'a> = Box<dyn FnOnce(&mut Count) -> Result<()> + 'a>;
+
+/// Runs all stages.
+pub fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for (name, on_failure, work) in stages(paths) {
+        if !options.only.is_empty() && !options.only.iter().any(|part| name.contains(part.as_str()))
+        {
+            continue;
+        }
+        ui::say(&format!("\n── {name}"));
+        let begun = Instant::now();
+        let mut count = Count::default();
+        let error = work(&mut count).err().map(|error| format!("{error:#}"));
+        if let Some(error) = &error {
+            ui::say(&format!("error: {error}"));
+        }
+        let failed = error.is_some();
+        outcomes.push(Outcome {
+            name,
+            took: begun.elapsed(),
+            count,
+            error,
+        });
+        if failed && on_failure == OnFailure::Stop {
+            break;
+        }
+    }
+    summary(&outcomes, started.elapsed())
+}
+
+fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
+    use OnFailure::{GoOn, Stop};
+    vec![
+        (
+            "setup",
+            Stop,
+            Box::new(|_| {
+                setup::packages(paths, &setup::ALL)?;
+                setup::python_clients(paths)
+            }),
+        ),
+        ("house rules", GoOn, Box::new(|_| tidy::check(paths))),
+        ("format", GoOn, Box::new(|_| format(paths))),
+        ("lints", GoOn, Box::new(|_| lints(paths))),
+        (
+            "build",
+            Stop,
+            Box::new(|_| {
+                cargo(
+                    paths,
+                    &["build", "--package", "yakumo"],
+                    &mut Count::default(),
+                )?;
+                cargo(
+                    paths,
+                    &["test", "--workspace", "--no-run"],
+                    &mut Count::default(),
+                )
+            }),
+        ),
+        (
+            "guest image",
+            Stop,
+            Box::new(|_| {
+                let image = guest_image::build(paths)?;
+                guest_check::check(paths, &image)
+            }),
+        ),
+        (
+            "up and down",
+            GoOn,
+            Box::new(|count| {
+                count.passed += cloud::check(paths)?;
+                Ok(())
+            }),
+        ),
+        (
+            "tests of every room",
+            GoOn,
+            Box::new(|count| {
+                cargo(
+                    paths,
+                    &[
+                        "test",
+                        "--workspace",
+                        "--exclude",
+                        "yakumo-integration",
+                        "--no-fail-fast",
+                    ],
+                    count,
+                )
+            }),
+        ),
+        (
+            "tests of the whole cloud",
+            GoOn,
+            Box::new(|count| {
+                cargo(
+                    paths,
+                    &["test", "--package", "yakumo-integration", "--no-fail-fast"],
+                    count,
+                )
+            }),
+        ),
+    ]
+}
+
+/// `cargo fmt` and clippy: what `cargo xtask ci-lint` runs.
+pub fn lint(paths: &Paths) -> Result<()> {
+    tidy::check(paths)?;
+    format(paths)?;
+    lints(paths)
+}
+
+fn format(paths: &Paths) -> Result<()> {
+    cargo(paths, &["fmt", "--all", "--check"], &mut Count::default())
+}
+
+fn lints(paths: &Paths) -> Result<()> {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ];
+    cargo(paths, &arguments, &mut Count::default())
+}
+
+/// Runs cargo on this terminal and counts what its tests report. The
+/// environment says where the things are that tests of the whole cloud drive.
+fn cargo(paths: &Paths, arguments: &[&str], count: &mut Count) -> Result<()> {
+    let bound = BOUND.as_secs().to_string();
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut all = vec!["--kill-after=30", &bound, &program];
+    all.extend(arguments);
+    let variable = |path: &Path| path.as_os_str().to_owned();
+    // Not this process's own file: building the tests may have replaced it.
+    let xtask = paths.target.join("debug/xtask");
+    let mut failed_binaries = Vec::new();
+    let result = Run::new("timeout", all)
+        .dir(&paths.root)
+        .env("YAKUMO_TEST_PROGRAM", variable(&paths.program()))
+        .env("YAKUMO_TEST_XTASK", variable(&xtask))
+        .env("YAKUMO_TEST_GUEST_IMAGE", variable(&paths.guest_image()))
+        .env(
+            "YAKUMO_TEST_PYTHON_CLIENTS",
+            variable(&paths.python_clients()),
+        )
+        .log(&paths.log())
+        .lines(|line| {
+            println!("{line}");
+            if let Some(more) = test_result(line) {
+                count.passed += more.passed;
+                count.failed += more.failed;
+                count.ignored += more.ignored;
+            }
+            if line.starts_with("error: test failed") {
+                failed_binaries.push(line.to_owned());
+            }
+        });
+    match result {
+        Ok(()) if count.ignored > 0 => bail!("{} tests are ignored; none may be", count.ignored),
+        Ok(()) => Ok(()),
+        // What is wrong stands above, in full.
+        Err(_) => bail!(
+            "`cargo {}` failed {}",
+            arguments.join(" "),
+            failed_binaries.join("; ")
+        ),
+    }
+}
+
+/// `test result: ok. 3 passed; 0 failed; 0 ignored; …`
+fn test_result(line: &str) -> Option<Count> {
+    let (_, numbers) = line
+        .trim()
+        .strip_prefix("test result: ")?
+        .split_once(". ")?;
+    let number = |word: &str| {
+        numbers
+            .split("; ")
+            .find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
+    };
+    Some(Count {
+        passed: number("passed")?,
+        failed: number("failed")?,
+        ignored: number("ignored")?,
+    })
+}
+
+fn summary(outcomes: &[Outcome], took: Duration) -> Result<()> {
+    let mut table = Table::new();
+    table.set_header(["Stage", "Took", "Passed", "Failed", ""]);
+    let mut total = Count::default();
+    for outcome in outcomes {
+        let Count { passed, failed, .. } = outcome.count;
+        let number = |number: u64| {
+            if number == 0 {
+                String::new()
+            } else {
+                number.to_string()
+            }
+        };
+        let mark = if outcome.error.is_some() {
+            "✗"
+        } else {
+            "✓"
+        };
+        table.add_row([
+            outcome.name.to_owned(),
+            ui::seconds(outcome.took),
+            number(passed),
+            number(failed),
+            mark.to_owned(),
+        ]);
+        total.passed += passed;
+        // A stage can fail without a test that does: it counts as one.
+        total.failed += failed.max(u64::from(outcome.error.is_some()));
+    }
+    for column in 1..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    ui::say(&format!("\n{table}\nAll in {}.", ui::seconds(took)));
+    for outcome in outcomes {
+        if let Some(error) = &outcome.error {
+            ui::say(&format!("✗ {}: {error}", outcome.name));
+        }
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        // The sum stays the last line.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargos_result_lines_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.10s";
+        assert_eq!(
+            test_result(line),
+            Some(Count {
+                passed: 12,
+                failed: 3,
+                ignored: 1
+            })
+        );
+        assert_eq!(test_result("test a::b ... ok"), None);
+        assert_eq!(test_result("test result: gone"), None);
+    }
+}
