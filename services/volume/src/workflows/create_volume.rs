@@ -1,6 +1,7 @@
 //! Making a volume: choose a storage host, then make the file there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use yakumo_contracts::volume_host::{CreateRequest, VolumeRequest};
@@ -11,6 +12,10 @@ use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 use super::{CREATE_VOLUME, FRESH, fence, subject};
 use crate::app::{App, is_away};
 use crate::store::{self, Walls};
+
+/// How long a volume waits while no storage host at all is heard: a service
+/// that was just started, or was away, hears of all of them within seconds.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct CreateVolume {
@@ -39,6 +44,12 @@ impl CreateVolume {
             .filter(|host| host.heard_at >= now.minus(FRESH).as_micros())
             .collect();
         let heard = fresh.len();
+        let young = row.created_at >= now.minus(SILENCE).as_micros();
+        if heard == 0 && young {
+            return Err(StepError::Retry(Fault::no_valid_host(
+                "No storage host was heard yet.",
+            )));
+        }
         let Some(chosen) = fresh.into_iter().find(|host| host.free_gib > 0) else {
             return Err(StepError::Fail(Fault::no_valid_host(format!(
                 "No storage host can take a volume of {size} GiB: {known} known, {heard} heard in the last minute, none of them with room."

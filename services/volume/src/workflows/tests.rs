@@ -184,3 +184,31 @@ async fn a_storage_host_that_stays_away_holds_neither_a_creation_nor_a_deletion(
     assert_eq!(view.end(), Some(End::Succeeded), "{view:?}");
     assert_eq!(world.status(id).await, "gone");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_waits_for_the_first_storage_host_to_be_heard_and_not_for_ever() {
+    let bound = Duration::from_secs(60);
+    let world = World::without_host(Backend::Sqlite).await;
+    world.serve_host().await;
+    world.forward(Duration::from_secs(120));
+    let id = world.insert("creating").await;
+    let heard_late = async {
+        let clock = &world.app.env.clock;
+        clock.sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.status(id).await, "creating");
+        world.hear_host().await;
+    };
+    let (view, ()) = tokio::join!(world.run(CREATE_VOLUME, id, bound), heard_late);
+    assert_eq!(view.end(), Some(End::Succeeded), "{view:?}");
+    assert_eq!(world.status(id).await, "available");
+
+    world.forward(Duration::from_secs(120));
+    let id = world.insert("creating").await;
+    world.forward(Duration::from_secs(31));
+    let view = world.run(CREATE_VOLUME, id, bound).await;
+    let Some(End::Failed(fault)) = view.end() else {
+        panic!("{view:?}");
+    };
+    assert!(fault.message.contains("1 known, 0 heard"), "{fault}");
+    assert_eq!(world.status(id).await, "error");
+}
