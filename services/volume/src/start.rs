@@ -100,6 +100,7 @@ pub async fn start_host(
     };
     let data_dir = own(&config.host.data_dir, "volume");
     let run_dir = own(&config.host.run_dir, "run");
+    let records = Records::load(&data_dir.join("records"), &data_dir.join("tombstones")).await?;
     let driver: Arc<dyn VolumeDriver> = match config.host.driver {
         Driver::File => Arc::new(
             FileDriver::new(
@@ -110,9 +111,12 @@ pub async fn start_host(
             )
             .await?,
         ),
-        Driver::Simulated => Arc::new(SimulatedDriver::default()),
+        Driver::Simulated => {
+            // It has no disk of its own to find them on.
+            let kept = records.all().await.into_iter().map(|(id, _)| id);
+            Arc::new(SimulatedDriver::with(kept))
+        }
     };
-    let records = Records::load(&data_dir.join("records"), &data_dir.join("tombstones")).await?;
     let agent = Arc::new(Agent::new(
         process.env.clone(),
         records,

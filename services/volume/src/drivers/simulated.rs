@@ -21,6 +21,17 @@ struct State {
 }
 
 impl SimulatedDriver {
+    /// One that has these volumes already.
+    pub fn with(volumes: impl IntoIterator<Item = VolumeId>) -> Self {
+        let state = State {
+            volumes: volumes.into_iter().collect(),
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
