@@ -5,6 +5,11 @@
 //! stages don't, so that one run shows everything that is wrong. The last line
 //! of the run is the sum of cargo's own results, a failed stage counting as one
 //! failure: `412 passed, 0 failed`.
+//!
+//! A few failed tests are run a second time by themselves; what passes then is
+//! named at the end of the run, for it is a bug of its own.
+
+mod again;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
 
+use self::again::Failures;
 use crate::paths::Paths;
 use crate::run::Run;
 use crate::{cloud, guest_check, guest_image, setup, tidy, ui};
@@ -40,7 +46,16 @@ struct Outcome {
     name: &'static str,
     took: Duration,
     count: Count,
+    unsteady: Vec<String>,
     error: Option<String>,
+}
+
+/// What the tests of a stage came to.
+#[derive(Default)]
+struct Tally {
+    count: Count,
+    /// Tests that passed only when they ran a second time.
+    unsteady: Vec<String>,
 }
 
 /// Whether the stages after a failed one make sense.
@@ -50,7 +65,7 @@ enum OnFailure {
     GoOn,
 }
 
-type Work<'a> = Box<dyn FnOnce(&mut Count) -> Result<()> + 'a>;
+type Work<'a> = Box<dyn FnOnce(&mut Tally) -> Result<()> + 'a>;
 
 /// Runs all stages.
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
@@ -63,8 +78,8 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         }
         ui::say(&format!("\n── {name}"));
         let begun = Instant::now();
-        let mut count = Count::default();
-        let error = work(&mut count).err().map(|error| format!("{error:#}"));
+        let mut tally = Tally::default();
+        let error = work(&mut tally).err().map(|error| format!("{error:#}"));
         if let Some(error) = &error {
             ui::say(&format!("error: {error}"));
         }
@@ -72,7 +87,8 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         outcomes.push(Outcome {
             name,
             took: begun.elapsed(),
-            count,
+            count: tally.count,
+            unsteady: tally.unsteady,
             error,
         });
         if failed && on_failure == OnFailure::Stop {
@@ -100,16 +116,8 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "build",
             Stop,
             Box::new(|_| {
-                cargo(
-                    paths,
-                    &["build", "--package", "yakumo"],
-                    &mut Count::default(),
-                )?;
-                cargo(
-                    paths,
-                    &["test", "--workspace", "--no-run"],
-                    &mut Count::default(),
-                )
+                cargo(paths, &["build", "--package", "yakumo"], |_| {})?;
+                cargo(paths, &["test", "--workspace", "--no-run"], |_| {})
             }),
         ),
         (
@@ -123,37 +131,31 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
         (
             "up and down",
             GoOn,
-            Box::new(|count| {
-                count.passed += cloud::check(paths)?;
+            Box::new(|tally| {
+                tally.count.passed += cloud::check(paths)?;
                 Ok(())
             }),
         ),
         (
             "tests of every room",
             GoOn,
-            Box::new(|count| {
-                cargo(
-                    paths,
-                    &[
-                        "test",
-                        "--workspace",
-                        "--exclude",
-                        "yakumo-integration",
-                        "--no-fail-fast",
-                    ],
-                    count,
-                )
+            Box::new(|tally| {
+                let arguments = [
+                    "test",
+                    "--workspace",
+                    "--exclude",
+                    "yakumo-integration",
+                    "--no-fail-fast",
+                ];
+                tests(paths, &arguments, tally)
             }),
         ),
         (
             "tests of the whole cloud",
             GoOn,
-            Box::new(|count| {
-                cargo(
-                    paths,
-                    &["test", "--package", "yakumo-integration", "--no-fail-fast"],
-                    count,
-                )
+            Box::new(|tally| {
+                let arguments = ["test", "--package", "yakumo-integration", "--no-fail-fast"];
+                tests(paths, &arguments, tally)
             }),
         ),
     ]
@@ -167,7 +169,7 @@ pub fn lint(paths: &Paths) -> Result<()> {
 }
 
 fn format(paths: &Paths) -> Result<()> {
-    cargo(paths, &["fmt", "--all", "--check"], &mut Count::default())
+    cargo(paths, &["fmt", "--all", "--check"], |_| {})
 }
 
 fn lints(paths: &Paths) -> Result<()> {
@@ -179,12 +181,64 @@ fn lints(paths: &Paths) -> Result<()> {
         "--deny",
         "warnings",
     ];
-    cargo(paths, &arguments, &mut Count::default())
+    cargo(paths, &arguments, |_| {})
 }
 
-/// Runs cargo on this terminal and counts what its tests report. The
+/// Runs tests and counts them; a few that fail get a second try.
+fn tests(paths: &Paths, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    let (count, failures, result) = counted(paths, arguments);
+    tally.count = count;
+    let result = match result {
+        Err(_) if failures.explain(count.failed) => second_try(paths, &failures).map(|passed| {
+            tally.count.passed += passed;
+            tally.count.failed = 0;
+            tally.unsteady.extend(failures.tests);
+        }),
+        other => other,
+    };
+    match result {
+        Ok(()) if count.ignored > 0 => bail!("{} tests are ignored; none may be", count.ignored),
+        other => other,
+    }
+}
+
+/// Runs the failed tests alone; as many as failed must pass.
+fn second_try(paths: &Paths, failures: &Failures) -> Result<u64> {
+    let names = failures.tests.join(", ");
+    ui::say(&format!("\nA second try by themselves: {names}"));
+    let mut passed = 0;
+    for arguments in failures.commands() {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (count, _, result) = counted(paths, &arguments);
+        result?;
+        passed += count.passed;
+    }
+    let failed = failures.tests.len();
+    if passed < u64::try_from(failed)? {
+        bail!("{passed} of {failed} failed tests were found again");
+    }
+    Ok(passed)
+}
+
+/// Runs cargo's tests, and reads off what they report.
+fn counted(paths: &Paths, arguments: &[&str]) -> (Count, Failures, Result<()>) {
+    let mut count = Count::default();
+    let mut failures = Failures::default();
+    let result = cargo(paths, arguments, |line| {
+        if let Some(more) = test_result(line) {
+            count.passed += more.passed;
+            count.failed += more.failed;
+            count.ignored += more.ignored;
+        }
+        failures.read(line);
+    });
+    let result = result.map_err(|error| error.context(failures.targets.join("; ")));
+    (count, failures, result)
+}
+
+/// Runs cargo on this terminal, each line handed to `each`, too. The
 /// environment says where the things are that tests of the whole cloud drive.
-fn cargo(paths: &Paths, arguments: &[&str], count: &mut Count) -> Result<()> {
+fn cargo(paths: &Paths, arguments: &[&str], mut each: impl FnMut(&str)) -> Result<()> {
     let bound = BOUND.as_secs().to_string();
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut all = vec!["--kill-after=30", &bound, &program];
@@ -192,8 +246,7 @@ fn cargo(paths: &Paths, arguments: &[&str], count: &mut Count) -> Result<()> {
     let variable = |path: &Path| path.as_os_str().to_owned();
     // Not this process's own file: building the tests may have replaced it.
     let xtask = paths.target.join("debug/xtask");
-    let mut failed_binaries = Vec::new();
-    let result = Run::new("timeout", all)
+    Run::new("timeout", all)
         .dir(&paths.root)
         .env("YAKUMO_TEST_PROGRAM", variable(&paths.program()))
         .env("YAKUMO_TEST_XTASK", variable(&xtask))
@@ -205,25 +258,10 @@ fn cargo(paths: &Paths, arguments: &[&str], count: &mut Count) -> Result<()> {
         .log(&paths.log())
         .lines(|line| {
             println!("{line}");
-            if let Some(more) = test_result(line) {
-                count.passed += more.passed;
-                count.failed += more.failed;
-                count.ignored += more.ignored;
-            }
-            if line.starts_with("error: test failed") {
-                failed_binaries.push(line.to_owned());
-            }
-        });
-    match result {
-        Ok(()) if count.ignored > 0 => bail!("{} tests are ignored; none may be", count.ignored),
-        Ok(()) => Ok(()),
+            each(line);
+        })
         // What is wrong stands above, in full.
-        Err(_) => bail!(
-            "`cargo {}` failed {}",
-            arguments.join(" "),
-            failed_binaries.join("; ")
-        ),
-    }
+        .map_err(|_| anyhow::anyhow!("`cargo {}` failed", arguments.join(" ")))
 }
 
 /// `test result: ok. 3 passed; 0 failed; 0 ignored; …`
@@ -283,6 +321,9 @@ fn summary(outcomes: &[Outcome], took: Duration) -> Result<()> {
         if let Some(error) = &outcome.error {
             ui::say(&format!("✗ {}: {error}", outcome.name));
         }
+    }
+    for test in outcomes.iter().flat_map(|outcome| &outcome.unsteady) {
+        ui::say(&format!("! {test} passed only when it ran a second time"));
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
