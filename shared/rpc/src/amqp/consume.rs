@@ -99,7 +99,10 @@ async fn attend(
             }
             Some(Ok(Err(error))) => {
                 warn!(topic = %server.topic, %error, "the queues could not be set up");
-                if let (Some(refusal), Some(ready)) = (refused(&error), ready.take()) {
+                // Whatever else it was passes, and the topic is served then.
+                if let Some(refusal) = refused(&error)
+                    && let Some(ready) = ready.take()
+                {
                     let _ = ready.send(Err(refusal));
                     return;
                 }

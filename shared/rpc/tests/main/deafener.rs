@@ -1,10 +1,11 @@
-//! A proxy that makes a connection deaf.
+//! A proxy that makes a connection deaf, or cuts it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 /// Stands between a bus and the broker, and can swallow everything that the
 /// broker says on the connections made so far, except that it lives.
@@ -12,6 +13,7 @@ pub struct Deafener {
     port: u16,
     pub made: Arc<AtomicUsize>,
     deaf_below: Arc<AtomicUsize>,
+    cut_at: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl Deafener {
@@ -20,6 +22,8 @@ impl Deafener {
         let port = listener.local_addr().unwrap().port();
         let (made, deaf_below) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (count, deaf) = (made.clone(), deaf_below.clone());
+        let cut_at = Arc::<Mutex<Option<Vec<u8>>>>::default();
+        let cut = cut_at.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst);
@@ -29,10 +33,22 @@ impl Deafener {
                 let deaf = deaf.clone();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_broker, mut to_broker) = broker.into_split();
+                let (cut, over) = (cut.clone(), CancellationToken::new());
+                let end = over.clone();
                 tokio::spawn(async move {
-                    let _ = tokio::io::copy(&mut from_client, &mut to_broker).await;
+                    let _end = end.drop_guard();
+                    let mut piece = vec![0; 64 * 1024];
+                    while let Ok(length @ 1..) = from_client.read(&mut piece).await {
+                        let piece = &piece[..length];
+                        let is_it = |word: &Vec<u8>| piece.windows(word.len()).any(|at| at == word);
+                        if cut.lock().unwrap().take_if(|word| is_it(word)).is_some()
+                            || to_broker.write_all(piece).await.is_err()
+                        {
+                            break;
+                        }
+                    }
                 });
-                tokio::spawn(async move {
+                let relay = async move {
                     loop {
                         // Type, channel, size; payload and end mark follow.
                         let mut head = [0; 7];
@@ -53,6 +69,12 @@ impl Deafener {
                             break;
                         }
                     }
+                };
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = relay => {}
+                        () = over.cancelled() => {}
+                    }
                 });
             }
         });
@@ -60,7 +82,13 @@ impl Deafener {
             port,
             made,
             deaf_below,
+            cut_at,
         }
+    }
+
+    /// Cuts the connection that says this word, once.
+    pub fn cut_at(&self, word: &str) {
+        *self.cut_at.lock().unwrap() = Some(word.as_bytes().to_vec());
     }
 
     pub fn deafen(&self) {

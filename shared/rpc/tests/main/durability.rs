@@ -355,6 +355,23 @@ async fn a_deaf_connection_is_noticed_and_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_breaks_while_queues_are_set_up_delays_serving_and_no_more() {
+    let (broker, _, _) = broker().await;
+    let _quiet = BROKER_PEACE.read().await;
+    let between = Deafener::new(broker.port()).await;
+    let bus = connect(&between.url("guest:guest")).await;
+    until("connected", || bus.health() == BusHealth::Connected).await;
+    let name = fresh_topic();
+    between.cut_at(&format!("yakumo.{name}.calls"));
+    bus.serve(Topic::Control(name), vec![Test::echo()], options())
+        .await
+        .unwrap();
+    assert_eq!(between.made.load(Ordering::SeqCst), 2);
+    let caller = connect(&broker.url()).await;
+    assert_eq!(call(&caller, name).await.unwrap(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_expects_an_answer_connects_anew_without_one() {
     let (broker, _, _) = broker().await;
     let _quiet = BROKER_PEACE.read().await;
