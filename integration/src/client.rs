@@ -131,6 +131,20 @@ impl Client {
         })
     }
 
+    /// The same person at another instance of the API service, who gives up on
+    /// an answer after `patience`.
+    pub fn at(&self, ports: &Ports, patience: Duration) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(patience)
+            .no_proxy()
+            .build()?;
+        Ok(Self {
+            http,
+            ports: ports.clone(),
+            ..self.clone()
+        })
+    }
+
     /// Where something is.
     pub fn url(&self, api: Api, path: &str) -> String {
         let (port, base) = match api {

@@ -18,6 +18,7 @@ use crate::config::{self, ADMIN_PASSWORD, HOST, PROCESSES, Ports, WITH_TABLES, q
 use crate::keeper::Keeper;
 use crate::programs;
 use crate::wait::{self, Look};
+use crate::wire::Wire;
 
 /// Debug builds on a busy machine are slow to start; more than this hangs.
 const START: Duration = Duration::from_secs(90);
@@ -34,6 +35,12 @@ pub struct Options {
     pub build_ms: u64,
     /// A host with real guests, in place of the simulated one.
     pub real_host: Option<HostOptions>,
+    /// Instances of the API, scheduler, network and volume services.
+    pub replicas: usize,
+    /// Simulated hosts of a distributed cloud, each a process of its own.
+    pub hosts: usize,
+    /// Whether each process reaches broker and database over [`Wire`]s of its own.
+    pub wired: bool,
     /// Whether a database server forces its commits to the disk.
     pub durability: Durability,
     /// Further settings, as on the command line.
@@ -46,6 +53,9 @@ impl Default for Options {
             vcpus: 64,
             build_ms: 20,
             real_host: None,
+            replicas: 1,
+            hosts: 1,
+            wired: false,
             durability: Durability::Fast,
             settings: Vec::new(),
         }
@@ -65,6 +75,8 @@ pub struct HostOptions {
 pub struct TestCloud {
     /// Where it listens.
     pub ports: Ports,
+    /// Where each instance of the API service listens.
+    pub fronts: Vec<Ports>,
     /// The broker of a distributed one.
     pub broker: Option<Broker>,
     processes: Vec<Process>,
@@ -72,14 +84,27 @@ pub struct TestCloud {
     settings: Vec<String>,
     keeper: Keeper,
     folder: TempDir,
-    _database: Option<DatabaseServer>,
+    database: Option<DatabaseServer>,
+    urls: Vec<(&'static str, String)>,
 }
 
 struct Process {
-    name: &'static str,
+    name: String,
+    service: &'static str,
     config: PathBuf,
     ops: u16,
+    wires: Vec<Wire>,
     child: Option<Child>,
+}
+
+/// What a cloud is put together from.
+struct Parts {
+    fronts: Vec<Ports>,
+    folder: TempDir,
+    processes: Vec<Process>,
+    broker: Option<Broker>,
+    database: Option<DatabaseServer>,
+    urls: Vec<(&'static str, String)>,
 }
 
 impl TestCloud {
@@ -88,28 +113,33 @@ impl TestCloud {
         let ports = Ports::free()?;
         let folder = folder()?;
         let path = folder.path();
-        let host = host(&options, path, "data");
-        let file = path.join("yakumo.toml");
+        let host = host(&options, path, HOST, "data");
         let text = config::control(&ports, &host.data_dir, "", "");
-        std::fs::write(&file, text + &host.sections)?;
-        let process = Process {
-            name: "all",
-            config: file,
-            ops: ports.ops[0],
-            child: None,
+        let process = Process::new(path, "all", "all", text + &host.sections)?;
+        let parts = Parts {
+            fronts: vec![ports],
+            folder,
+            processes: vec![process],
+            broker: None,
+            database: None,
+            urls: Vec::new(),
         };
-        Self::start(options, ports, folder, vec![process], None, None).await
+        Self::start(options, parts).await
     }
 
-    /// Eight processes on RabbitMQ and a database server; the host's with its
-    /// own broker user and without any secret of the control services.
+    /// A process for each instance of each service, on RabbitMQ and a database
+    /// server; a host's with its own broker user and without any secret of the
+    /// control services.
     pub async fn distributed(database: Backend, options: Options) -> Result<Self> {
         let (broker, server) = futures::future::try_join(
             Broker::start(),
             DatabaseServer::start_with(database, options.durability),
         )
         .await?;
-        let ports = Ports::free()?;
+        let mut fronts = vec![Ports::free()?];
+        for _ in 1..options.replicas {
+            fronts.push(fronts[0].beside()?);
+        }
         let folder = folder()?;
         let path = folder.path();
         let keys = programs::run(&programs::yakumo()?, &["bus-keys"], START).await?;
@@ -119,81 +149,84 @@ impl TestCloud {
                 .find(|line| line.starts_with(name))
                 .with_context(|| format!("`yakumo bus-keys` gives no {name}"))
         };
-        let mut databases = String::new();
+        let mut urls = Vec::new();
         for section in WITH_TABLES {
-            let url = server.create().await?;
-            databases.push_str(&format!(
-                "[{section}.database]\nurl = {}\nmax_connections = 8\n\n",
-                quoted(&url)
-            ));
+            urls.push((section, server.create().await?));
         }
-        let bus = format!(
-            "[bus]\nurl = {}\n{}\n",
-            quoted(&broker.url()),
-            key("context_key")?
-        );
-        let control = path.join("control.toml");
-        std::fs::write(
-            &control,
-            config::control(&ports, &path.join("data"), &bus, &databases),
-        )?;
-        let host_url = broker.add_host(HOST, "the host's own").await?;
-        let it = host(&options, path, "host");
-        let host = path.join("host.toml");
-        std::fs::write(
-            &host,
-            format!(
-                "data_dir = {}\n[bus]\nurl = {}\n{}\n{}",
-                quoted(&it.data_dir.display().to_string()),
-                quoted(&host_url),
-                key("context_public_keys")?,
-                it.sections,
-            ),
-        )?;
-        let processes = PROCESSES
-            .iter()
-            .zip(&ports.ops)
-            .map(|(name, ops)| Process {
-                name,
-                config: if *name == "compute" {
-                    host.clone()
+        let mut processes = Vec::new();
+        for service in PROCESSES {
+            let instances = match service {
+                "api" | "scheduler" | "network" | "volume" => options.replicas,
+                "compute" => options.hosts,
+                _ => 1,
+            };
+            for number in 0..instances {
+                let name = match number {
+                    0 => service.to_owned(),
+                    _ => format!("{service}-{}", number + 1),
+                };
+                let mut lines = Lines::new(&options, path, &name, &broker, &server).await?;
+                let text = if service == "compute" {
+                    let host_name = match number {
+                        0 => HOST.to_owned(),
+                        _ => format!("{HOST}-{}", number + 1),
+                    };
+                    let url = broker.add_host(&host_name, "the host's own").await?;
+                    let own = if number == 0 { "host" } else { &name };
+                    let host = host(&options, path, &host_name, own);
+                    format!(
+                        "data_dir = {}\n[bus]\nurl = {}\n{}\n{}",
+                        quoted(&host.data_dir.display().to_string()),
+                        quoted(&lines.change(&url)),
+                        key("context_public_keys")?,
+                        host.sections,
+                    )
                 } else {
-                    control.clone()
-                },
-                ops: *ops,
-                child: None,
-            })
-            .collect();
-        Self::start(
-            options,
-            ports,
+                    let mut databases = String::new();
+                    for (section, url) in &urls {
+                        databases.push_str(&format!(
+                            "[{section}.database]\nurl = {}\nmax_connections = 8\n\n",
+                            quoted(&lines.change(url))
+                        ));
+                    }
+                    let bus = format!(
+                        "[bus]\nurl = {}\n{}\n",
+                        quoted(&lines.change(&broker.url())),
+                        key("context_key")?
+                    );
+                    let front = if service == "api" { number } else { 0 };
+                    config::control(&fronts[front], &path.join("data"), &bus, &databases)
+                };
+                let mut process = Process::new(path, &name, service, text)?;
+                process.wires.append(&mut lines.wires);
+                processes.push(process);
+            }
+        }
+        let parts = Parts {
+            fronts,
             folder,
             processes,
-            Some(broker),
-            Some(server),
-        )
-        .await
+            broker: Some(broker),
+            database: Some(server),
+            urls,
+        };
+        Self::start(options, parts).await
     }
 
-    async fn start(
-        options: Options,
-        ports: Ports,
-        folder: TempDir,
-        processes: Vec<Process>,
-        broker: Option<Broker>,
-        database: Option<DatabaseServer>,
-    ) -> Result<Self> {
+    async fn start(options: Options, parts: Parts) -> Result<Self> {
         let mut cloud = Self {
-            ports,
-            broker,
-            processes,
+            ports: parts.fronts[0].clone(),
+            fronts: parts.fronts,
+            broker: parts.broker,
+            processes: parts.processes,
             passed: false,
             settings: options.settings,
             keeper: Keeper::start()?,
-            folder,
-            _database: database,
+            folder: parts.folder,
+            database: parts.database,
+            urls: parts.urls,
         };
-        let names: Vec<_> = cloud.processes.iter().map(|it| it.name).collect();
+        let names = cloud.names();
         for name in &names {
             cloud.launch(name)?;
         }
@@ -202,6 +235,30 @@ impl TestCloud {
         }
         cloud.answering().await?;
         Ok(cloud)
+    }
+
+    /// What its processes are called: `all`, or a service's name, with a number
+    /// from the second instance on.
+    pub fn names(&self) -> Vec<String> {
+        self.processes.iter().map(|it| it.name.clone()).collect()
+    }
+
+    /// The database server of a distributed one.
+    pub fn database(&self) -> Result<&DatabaseServer> {
+        self.database
+            .as_ref()
+            .context("there is no database server")
+    }
+
+    /// The databases of a distributed one: the section that names it, and its URL.
+    pub fn databases(&self) -> &[(&'static str, String)] {
+        &self.urls
+    }
+
+    /// The wires of one process, if it has any.
+    pub fn wires(&self, name: &str) -> Result<&[Wire]> {
+        let found = self.processes.iter().find(|process| process.name == name);
+        Ok(&found.with_context(|| format!("no process {name}"))?.wires)
     }
 
     /// Its processes that run.
@@ -222,7 +279,7 @@ impl TestCloud {
             .with_context(|| format!("no process {name}"))
     }
 
-    /// Starts a process (`all`, or a service's name); see [`Self::healthy`].
+    /// Starts a process (see [`Self::names`], and [`Self::healthy`]).
     pub fn launch(&mut self, name: &str) -> Result<()> {
         let settings = self.settings.clone();
         let log = File::options()
@@ -240,7 +297,7 @@ impl TestCloud {
             command.args(["--set", setting]);
         }
         let child = command
-            .arg(name)
+            .arg(process.service)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -327,6 +384,29 @@ impl TestCloud {
         self.keeper.remove(child.id())
     }
 
+    /// Sends a signal to a process.
+    pub fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
+        let child = self.process(name)?.child.as_ref();
+        let child = child.with_context(|| format!("{name} does not run"))?;
+        Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
+    }
+
+    /// Processes that ended though nobody told them to, and how. They may be
+    /// launched again.
+    pub fn ended(&mut self) -> Result<Vec<(String, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for process in &mut self.processes {
+            if let Some(child) = process.child.as_mut()
+                && let Some(status) = child.try_wait()?
+            {
+                self.keeper.remove(child.id())?;
+                process.child = None;
+                ended.push((process.name.clone(), status));
+            }
+        }
+        Ok(ended)
+    }
+
     /// Tells a process to end, and waits until it has.
     pub async fn terminate(&mut self, name: &str) -> Result<ExitStatus> {
         let mut child = self
@@ -356,10 +436,17 @@ impl TestCloud {
         self.keeper.finally(command)
     }
 
+    /// Leaves the folder with the processes' logs where it is, and ends them.
+    pub fn keep(mut self) -> PathBuf {
+        self.passed = true;
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
     /// The test has passed. Ends all processes in order, each of which must
     /// drain well.
     pub async fn done(mut self) -> Result<()> {
-        let names: Vec<_> = self.processes.iter().map(|it| it.name).collect();
+        let names = self.names();
         for name in names.iter().rev() {
             let status = self.terminate(name).await?;
             ensure!(status.success(), "{name} drained badly: {status}");
@@ -370,11 +457,74 @@ impl TestCloud {
 }
 
 /// The host that is asked for; a simulated one keeps its data in `own`.
-fn host(options: &Options, folder: &Path, own: &str) -> HostOptions {
+fn host(options: &Options, folder: &Path, name: &str, own: &str) -> HostOptions {
     options.real_host.clone().unwrap_or_else(|| HostOptions {
-        sections: config::simulated_host(&folder.join("run"), options.vcpus, options.build_ms),
+        sections: config::simulated_host(
+            name,
+            &folder.join("run"),
+            options.vcpus,
+            options.build_ms,
+        ),
         data_dir: folder.join(own),
     })
+}
+
+impl Process {
+    fn new(folder: &Path, name: &str, service: &'static str, config: String) -> Result<Self> {
+        let file = folder.join(format!("{name}.toml"));
+        std::fs::write(&file, config)?;
+        let ops = config::free_ports(1)?;
+        Ok(Self {
+            name: name.to_owned(),
+            service,
+            config: file,
+            ops: *ops.first().context("there are no free ports")?,
+            wires: Vec::new(),
+            child: None,
+        })
+    }
+}
+
+/// How one process reaches the broker and the databases.
+struct Lines {
+    wires: Vec<Wire>,
+    /// What is another in this process's URLs.
+    other: Vec<(String, String)>,
+}
+
+impl Lines {
+    async fn new(
+        options: &Options,
+        folder: &Path,
+        name: &str,
+        broker: &Broker,
+        server: &DatabaseServer,
+    ) -> Result<Self> {
+        let mut it = Self {
+            wires: Vec::new(),
+            other: Vec::new(),
+        };
+        if options.wired {
+            let (wire, port) = Wire::to_port(broker.port()).await?;
+            it.wires.push(wire);
+            let at = |port| format!("127.0.0.1:{port}");
+            it.other.push((at(broker.port()), at(port)));
+            let own = folder.join("wires").join(name);
+            std::fs::create_dir_all(&own)?;
+            let socket = server.socket();
+            let file = socket.file_name().context("a socket without a name")?;
+            it.wires.push(Wire::to_socket(&own.join(file), &socket)?);
+            let parent = socket.parent().unwrap_or(&socket).display().to_string();
+            it.other.push((parent, own.display().to_string()));
+        }
+        Ok(it)
+    }
+
+    fn change(&self, url: &str) -> String {
+        self.other
+            .iter()
+            .fold(url.to_owned(), |url, (from, to)| url.replace(from, to))
+    }
 }
 
 fn folder() -> Result<TempDir> {

@@ -1,8 +1,10 @@
 //! The configuration files of a test's cloud.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 
@@ -46,18 +48,22 @@ pub struct Ports {
     pub network: u16,
     pub volume: u16,
     pub metadata: u16,
-    /// One for each process.
-    pub ops: Vec<u16>,
 }
+
+/// Ports that were given away: their programs may not listen yet.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Ports that are free just now, below those that the system hands out by
 /// itself, so that nobody's outgoing connection takes one before we do.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut held: Vec<(u16, TcpListener)> = Vec::new();
     for _ in 0..1000 {
         let chance = RandomState::new().build_hasher().finish();
         let port = 10_000 + u16::try_from(chance % 22_000)?;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port))
+            && given.insert(port)
+        {
             held.push((port, listener));
         }
         if held.len() == count {
@@ -71,7 +77,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 impl Ports {
     /// Free ones.
     pub fn free() -> Result<Self> {
-        let ports = free_ports(8 + PROCESSES.len())?;
+        let ports = free_ports(8)?;
         let [
             identity,
             image,
@@ -81,7 +87,6 @@ impl Ports {
             network,
             volume,
             metadata,
-            ops @ ..,
         ] = ports.as_slice()
         else {
             anyhow::bail!("too few ports")
@@ -95,7 +100,18 @@ impl Ports {
             network: *network,
             volume: *volume,
             metadata: *metadata,
-            ops: ops.to_vec(),
+        })
+    }
+
+    /// The same, but for another instance of the API service.
+    pub fn beside(&self) -> Result<Self> {
+        let free = Self::free()?;
+        Ok(Self {
+            compute: free.compute,
+            network: free.network,
+            volume: free.volume,
+            metadata: free.metadata,
+            ..self.clone()
         })
     }
 }
@@ -164,11 +180,11 @@ cores = 60
 
 /// A host that exists in memory only. Two vCPUs, so that it is easily full, are
 /// not what is wanted here: `vcpus` says how many.
-pub fn simulated_host(run_dir: &Path, vcpus: u32, build_ms: u64) -> String {
+pub fn simulated_host(name: &str, run_dir: &Path, vcpus: u32, build_ms: u64) -> String {
     format!(
         r#"
 [host]
-name = "{HOST}"
+name = {name}
 
 [compute]
 driver = "simulated"
@@ -190,6 +206,7 @@ driver = "simulated"
 announce_seconds = 1
 run_dir = {run}
 "#,
+        name = quoted(name),
         run = quoted(&run_dir.display().to_string()),
     )
 }

@@ -5,6 +5,7 @@
 // These are tests: they may wait by the clock, start processes and print.
 #![allow(clippy::disallowed_methods, clippy::print_stderr, missing_docs)]
 
+pub mod chaos;
 pub mod client;
 pub mod cloud;
 pub mod collector;
@@ -15,4 +16,5 @@ pub mod openstack;
 pub mod programs;
 pub mod real;
 pub mod wait;
+pub mod wire;
 pub mod world;

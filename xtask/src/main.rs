@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that a person does with a checkout.
 
 mod bench;
+mod chaos;
 mod cloud;
 mod compose;
 mod devhost;
@@ -64,6 +65,8 @@ enum Command {
         /// What to measure; everything if left out.
         names: Vec<String>,
     },
+    /// Break a cloud while people use it, and count what is wrong afterwards.
+    Chaos(chaos::Options),
     /// Check the house rules.
     Tidy,
     /// House rules, format and lints.
@@ -177,6 +180,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Test(options) => test::run(&paths, &options),
         Command::ComposeTest(options) => compose::test(&paths, &options),
         Command::Bench { names } => bench::run(&paths, &names),
+        Command::Chaos(options) => chaos::run(&paths, &options),
         Command::Tidy => tidy::check(&paths),
         Command::CiLint => test::lint(&paths),
         Command::Host(HostCommand::Up(arguments)) => {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod callers;
+mod chaos;
 mod deaths;
 mod network;
 mod network_refusals;

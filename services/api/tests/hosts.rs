@@ -10,8 +10,8 @@ use crate::cloud::{Cloud, project, wait_for};
 use crate::fakes::FakeHost;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_host_under_a_living_name_is_refused() {
-    let cloud = Cloud::start().await;
+async fn another_host_under_a_known_name_is_refused_until_the_first_is_removed() {
+    let cloud = Cloud::with_config(1, |config| config.host_silence_seconds = 1).await;
     let first = &cloud.hosts[0];
     first.register().await.unwrap();
     let facts = |id: &str| yakumo_contracts::api::RegisterHostRequest {
@@ -23,11 +23,14 @@ async fn a_second_host_under_a_living_name_is_refused() {
     };
     let client = HostReportsClient::new(cloud.bus.as_host("node-1"), Target::service("api"));
     let context = RequestContext::host(cloud.env.id());
-    let fault = client
-        .register(&context, facts(&cloud.env.rng.uuid().to_string()))
-        .await
-        .unwrap_err();
-    assert_eq!(fault.code, FaultCode::Conflict);
+    let installed_anew = cloud.env.rng.uuid().to_string();
+    let again = || client.register(&context, facts(&installed_anew));
+    let refused = async || {
+        let fault = again().await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Conflict);
+        assert!(fault.message.contains(&first.host_id), "{fault}");
+    };
+    refused().await;
     // And nobody speaks for somebody else.
     let other = HostReportsClient::new(cloud.bus.as_host("node-9"), Target::service("api"));
     let fault = other
@@ -35,6 +38,18 @@ async fn a_second_host_under_a_living_name_is_refused() {
         .await
         .unwrap_err();
     assert_eq!(fault.code, FaultCode::Forbidden);
+    // Its silence makes no difference; its removal does.
+    let down = wait_for(async || {
+        let all = cloud.get_as("admin", "/os-services").await.expect(200);
+        all["services"][0]["state"] == "down"
+    })
+    .await;
+    assert!(down);
+    refused().await;
+    let path = "/os-services/1";
+    let removed = cloud.request("DELETE", path, Some("admin"), None).await;
+    removed.expect(204);
+    again().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

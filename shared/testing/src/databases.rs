@@ -134,6 +134,14 @@ impl DatabaseServer {
         Ok(server)
     }
 
+    /// The unix socket that it listens on.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(match self.backend {
+            Backend::Postgres => ".s.PGSQL.5432",
+            _ => "s",
+        })
+    }
+
     /// The URL of one of the server's databases.
     pub fn url(&self, database: &str) -> String {
         let folder = self.folder.display();

@@ -135,7 +135,6 @@ impl App {
             .host_id
             .parse()
             .map_err(|_| Fault::invalid("The host's id must be a UUID."))?;
-        let silence = self.config.host_silence();
         let zone = match facts.availability_zone.as_str() {
             "" => self.config.default_availability_zone.clone(),
             zone => check_name("The availability zone", zone, 255)?.to_owned(),
@@ -149,13 +148,16 @@ impl App {
                 Box::pin(async move {
                     let now = yakumo_db::database_now(txn).await?;
                     let known = store::host_fetch_in(txn, &name).await?;
-                    if let Some(known) = &known {
-                        let heard = now.since(Timestamp::from_micros(known.heard_at));
-                        if known.host_uuid != uuid.to_string() && heard <= silence {
-                            return Err(DbError::Fault(Fault::conflict(format!(
-                                "Another host named {name} is alive."
-                            ))));
-                        }
+                    if let Some(known) = &known
+                        && known.host_uuid != uuid.to_string()
+                    {
+                        // Installed anew, or a second one under the same name:
+                        // what is known of the first would be taken for its own.
+                        return Err(DbError::Fault(Fault::conflict(format!(
+                            "Another host is known as {name}, with the id {}. It must be removed \
+                             before this one, {uuid}, can take its place.",
+                            known.host_uuid
+                        ))));
                     }
                     let mut row = match known.clone() {
                         Some(row) => row,

@@ -1,0 +1,69 @@
+//! `cargo xtask chaos`: breaks a distributed cloud while people use it.
+
+use anyhow::Result;
+
+use crate::paths::Paths;
+use crate::run::Run;
+use crate::{setup, ui};
+
+/// What starting, quiet and counting take besides, in seconds.
+const BESIDE: f64 = 1200.0;
+
+/// What is to be done to it.
+#[derive(clap::Args)]
+pub struct Options {
+    /// How long.
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
+    /// Where chance begins; another one each time by itself.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// `postgres` or `mariadb`.
+    #[arg(long, default_value = "postgres")]
+    database: String,
+    /// People who use it at the same time.
+    #[arg(long, default_value_t = 4)]
+    users: usize,
+}
+
+/// Builds what is needed and runs it; its last line counts the violations.
+pub fn run(paths: &Paths, options: &Options) -> Result<()> {
+    setup::packages(paths, &setup::ALL)?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let build = [
+        "build",
+        "--package",
+        "yakumo",
+        "--package",
+        "yakumo-integration",
+        "--bins",
+    ];
+    ui::step("build", |step| {
+        Run::new(cargo, build)
+            .dir(&paths.root)
+            .log(&paths.log())
+            .followed(step)
+    })?;
+    let bound = (options.minutes * 60.0 + BESIDE).to_string();
+    let program = paths.target.join("debug/yakumo-chaos");
+    let mut all = vec![
+        "--kill-after=30".into(),
+        bound,
+        program.display().to_string(),
+    ];
+    all.extend(["--minutes".into(), options.minutes.to_string()]);
+    all.extend(["--users".into(), options.users.to_string()]);
+    all.extend(["--database".into(), options.database.clone()]);
+    if let Some(seed) = options.seed {
+        all.extend(["--seed".into(), seed.to_string()]);
+    }
+    let result = Run::new("timeout", all)
+        .env("YAKUMO_TEST_PROGRAM", paths.program())
+        .log(&paths.log())
+        .lines(|line| println!("{line}"));
+    if result.is_err() {
+        // The count stays the last line.
+        std::process::exit(1);
+    }
+    Ok(())
+}
