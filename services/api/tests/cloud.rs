@@ -69,6 +69,8 @@ pub fn tokens() -> HashMap<String, RequestContext> {
         ("member", caller(1, 1, &["member"])),
         ("reader", caller(2, 1, &["reader"])),
         ("stranger", caller(3, 2, &["member"])),
+        ("colleague", caller(5, 1, &["member"])),
+        ("elsewhere", caller(1, 2, &["member"])),
         ("nobody", caller(4, 1, &[])),
         ("expired", expired),
         ("unscoped", unscoped),
@@ -188,11 +190,23 @@ impl Cloud {
         token: Option<&str>,
         body: Option<Vec<u8>>,
     ) -> Answer {
+        self.request_with(method, path, token, None, body).await
+    }
+
+    /// A request that may have an `Idempotency-Key`.
+    async fn request_with(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Answer {
         let url = if path == "/" || path.starts_with("//") {
             format!(
                 "http://{}{}",
                 self.started.compute,
-                path.trim_start_matches('/')
+                path.strip_prefix('/').unwrap_or_default()
             )
         } else {
             format!("http://{}/v2.1{path}", self.started.compute)
@@ -200,6 +214,9 @@ impl Cloud {
         let mut request = self.client.request(method.parse().unwrap(), url);
         if let Some(token) = token {
             request = request.header("X-Auth-Token", token);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
         }
         if let Some(body) = body {
             request = request
@@ -232,6 +249,24 @@ impl Cloud {
 
     pub async fn post_as(&self, token: &str, path: &str, body: Value) -> Answer {
         self.request("POST", path, Some(token), Some(body.to_string().into()))
+            .await
+    }
+
+    /// A post with an `Idempotency-Key`.
+    pub async fn post_keyed(&self, token: &str, path: &str, key: &str, body: &Value) -> Answer {
+        self.post_keyed_text(token, path, key, body.to_string())
+            .await
+    }
+
+    /// The same, with a body as it stands.
+    pub async fn post_keyed_text(
+        &self,
+        token: &str,
+        path: &str,
+        key: &str,
+        body: String,
+    ) -> Answer {
+        self.request_with("POST", path, Some(token), Some(key), Some(body.into()))
             .await
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use yakumo_contracts::common::Empty;
+use yakumo_contracts::common::{Empty, IdempotencyKey};
 use yakumo_contracts::volume::{
     Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ListStorageHostsReply,
     ListVolumeTypesReply, ListVolumesReply, ListVolumesRequest, Quota, QuotaRequest,
@@ -35,6 +35,8 @@ pub struct FakeVolumes {
     hosts: Mutex<Vec<Arc<FakeHost>>>,
     /// Volumes whose export ended while a guest had them.
     pub torn_away: Mutex<Vec<String>>,
+    /// The keys of requests for new ones.
+    pub keys: Mutex<Vec<Option<IdempotencyKey>>>,
 }
 
 impl FakeVolumes {
@@ -101,8 +103,17 @@ fn not_here() -> Fault {
 
 #[async_trait]
 impl VolumesServer for FakeVolumes {
-    async fn create_volume(&self, _: &Incoming, _: CreateVolumeRequest) -> Result<Volume, Fault> {
-        Err(not_here())
+    async fn create_volume(
+        &self,
+        _: &Incoming,
+        request: CreateVolumeRequest,
+    ) -> Result<Volume, Fault> {
+        self.keys.lock().unwrap().push(request.idempotency_key);
+        Ok(Volume {
+            id: super::MADE.into(),
+            size: request.size,
+            ..Volume::default()
+        })
     }
 
     async fn list_volumes(

@@ -32,9 +32,12 @@ use yakumo_contracts::scheduler::{
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Target, Topic};
 use yakumo_types::{Env, Fault, RequestContext};
 
+#[path = "fake_maker.rs"]
+mod fake_maker;
 #[path = "fake_volumes.rs"]
 mod fake_volumes;
 
+pub use fake_maker::{FakeMaker, MADE};
 pub use fake_volumes::FakeVolumes;
 
 pub const IMAGE: &str = "33333333-3333-4333-8333-333333333333";
@@ -109,6 +112,8 @@ pub struct FakeNetwork {
     epochs: Epochs,
     /// Ports by server.
     pub ports: Mutex<BTreeMap<String, Vec<ServerPort>>>,
+    /// Makes networks and all the rest.
+    pub maker: Arc<FakeMaker>,
     revision: AtomicU64,
 }
 
@@ -117,7 +122,10 @@ impl FakeNetwork {
         let fake = Arc::new(Self::default());
         bus.serve(
             Topic::Control("network"),
-            vec![Arc::new(ServerPortsHandler::new(fake.clone()))],
+            vec![
+                Arc::new(ServerPortsHandler::new(fake.clone())),
+                fake.maker.clone(),
+            ],
             ServeOptions::default(),
         )
         .await
@@ -248,6 +256,10 @@ impl ServerPortsServer for FakeNetwork {
 #[derive(Default)]
 pub struct FakeImages {
     pub trouble: Trouble,
+    /// Whoever holds it for writing holds back those who ask for an image.
+    pub gate: tokio::sync::RwLock<()>,
+    /// How often an image was asked for.
+    pub asked: AtomicU64,
 }
 
 impl FakeImages {
@@ -267,6 +279,8 @@ impl FakeImages {
 #[async_trait]
 impl ImagesServer for FakeImages {
     async fn get_image(&self, _: &Incoming, request: GetImageRequest) -> Result<Image, Fault> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.read().await;
         self.trouble.check("get")?;
         let status = match request.image_id.as_str() {
             IMAGE | BIG_IMAGE => "active",

@@ -16,7 +16,7 @@ use yakumo_service::{Process, drive_reconciler};
 
 use crate::app::{App, KeyRing, Passwords, Shown, StoreSource, bootstrap};
 use crate::config::Config;
-use crate::reconcilers::{ForgetRevocations, RotateKeys};
+use crate::reconcilers::{ForgetOld, RotateKeys};
 use crate::rpc::Rpc;
 use crate::store::Migrator;
 
@@ -75,7 +75,7 @@ pub fn start(
         };
         // Well within the notice that a new key gets.
         drive_reconciler(&process, Arc::new(rotation), Duration::from_secs(10));
-        let forgetting = ForgetRevocations {
+        let forgetting = ForgetOld {
             db,
             env: env.clone(),
         };

@@ -9,6 +9,7 @@ mod credentials;
 mod databases;
 mod grants;
 mod groups;
+mod idempotency;
 mod owners;
 mod races;
 mod revocation;

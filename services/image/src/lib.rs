@@ -40,6 +40,9 @@ pub use store::Migrator;
 /// How often litter is looked for without a nudge.
 const SWEEP: Duration = Duration::from_secs(600);
 
+/// How often old idempotency keys are forgotten.
+const FORGET: Duration = Duration::from_secs(3600);
+
 /// Where the service listens.
 #[derive(Debug, Clone)]
 pub struct Started {
@@ -97,6 +100,15 @@ pub fn start(
                 sweep: sweep.clone(),
             }),
             lease / 4,
+        );
+
+        let _: Nudge = drive_reconciler(
+            &process,
+            Arc::new(reconcilers::ForgetKeys {
+                db: db.clone(),
+                env: process.env.clone(),
+            }),
+            FORGET,
         );
 
         let (listener, grpc_address) = grpc::bind(&config.grpc).await?;

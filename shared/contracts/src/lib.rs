@@ -30,5 +30,23 @@ pub(crate) fn unknown_method(service: &str, method: &str) -> Fault {
     Fault::not_implemented(format!("{service} has no method {method}."))
 }
 
+impl From<&yakumo_types::IdempotencyKey> for common::IdempotencyKey {
+    fn from(key: &yakumo_types::IdempotencyKey) -> Self {
+        Self {
+            key: key.key.clone(),
+            digest: key.digest.clone(),
+        }
+    }
+}
+
+impl From<common::IdempotencyKey> for yakumo_types::IdempotencyKey {
+    fn from(key: common::IdempotencyKey) -> Self {
+        Self {
+            key: key.key,
+            digest: key.digest,
+        }
+    }
+}
+
 /// The compiled description of every contract, for fingerprints and tools.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contracts.fds"));

@@ -22,6 +22,7 @@ mod config;
 mod connect;
 mod error;
 mod hooks;
+pub mod idempotency;
 mod migrate;
 mod paging;
 pub mod revisions;

@@ -222,6 +222,7 @@ fn network_type(fault: &Fault, status: StatusCode) -> &'static str {
         (_, 409) => "Conflict",
         (_, 413) => "HTTPRequestEntityTooLarge",
         (_, 415) => "HTTPUnsupportedMediaType",
+        (_, 422) => "HTTPUnprocessableEntity",
         (_, 501) => "HTTPNotImplemented",
         (_, 503) => "ServiceUnavailable",
         (_, 504) => "HTTPGatewayTimeout",

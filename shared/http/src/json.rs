@@ -10,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use yakumo_types::Fault;
 
 use crate::fault::HttpFault;
-use crate::strict::parse_json;
+use crate::strict::{from_value, parse_json_value};
 use crate::surface::MaxBody;
 
 /// A JSON body that passed every check: type, size, UTF-8, depth, no key
@@ -25,10 +26,14 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequest<S> for StrictJson<T
     type Rejection = HttpFault;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, HttpFault> {
-        check_type(request.headers())?;
-        let bytes = read_body(request).await?;
-        Ok(Self(parse_json(&bytes)?))
+        Ok(Self(from_value(read_json(request).await?)?))
     }
+}
+
+/// A body that is JSON, whatever it says.
+pub(crate) async fn read_json(request: Request) -> Result<Value, Fault> {
+    check_type(request.headers())?;
+    parse_json_value(&read_body(request).await?)
 }
 
 /// The whole body, within the surface's bound.

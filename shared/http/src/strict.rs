@@ -20,7 +20,11 @@ const MAX_VALUES: usize = 100_000;
 /// Reads a document of type `T`; structs should deny unknown fields, and are
 /// read from objects alone.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
-    let value = parse_json_value(bytes)?;
+    from_value(parse_json_value(bytes)?)
+}
+
+/// [`parse_json`] for what has been read already.
+pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Fault> {
     serde_path_to_error::deserialize(Named(value)).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner();

@@ -21,6 +21,7 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use yakumo_types::{Env, Fault, FaultCode, RequestId};
 
 use crate::fault::{HttpFault, Surface, render};
+use crate::keyed::InFlight;
 use crate::trace;
 
 /// What differs between surfaces.
@@ -115,7 +116,9 @@ pub fn surface(router: Router, surface: Surface, options: SurfaceOptions) -> Rou
             ))
         })
         .layer(DefaultBodyLimit::max(options.max_body));
-    let service = service_fn(move |request: Request| {
+    let in_flight = InFlight::default();
+    let service = service_fn(move |mut request: Request| {
+        request.extensions_mut().insert(in_flight.clone());
         let (routes, options) = (routes.clone(), options.clone());
         async move { Ok::<_, Infallible>(handle(request, routes, surface, &options).await) }
     });

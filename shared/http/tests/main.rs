@@ -17,8 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 use yakumo_auth::TokenVerifier;
 use yakumo_http::{
-    Auth, HttpResult, Path, PeerAddress, StrictJson, Surface, SurfaceOptions, created, ok, serve,
-    surface,
+    Auth, HttpResult, KeyedJson, NoKey, Path, PeerAddress, StrictJson, Surface, SurfaceOptions,
+    created, ok, serve, surface,
 };
 use yakumo_service::{Process, system_env};
 use yakumo_types::{Fault, ProjectId, RequestContext};
@@ -40,6 +40,8 @@ fn app() -> Router {
     let verifier = TokenVerifier::fixed(env.clone(), HashMap::from([("good".into(), member)]));
     let routes = Router::new()
         .route("/things", post(create).get(list))
+        .route("/things/keyed", post(create_keyed))
+        .route("/things/secret", post(create_secret))
         .route("/things/panic", get(panics))
         .route("/things/slow", get(slow))
         .route("/peer", get(peer))
@@ -59,6 +61,16 @@ async fn create(Auth(ctx): Auth, StrictJson(thing): StrictJson<Thing>) -> HttpRe
         return Err(Fault::conflict("The name is taken.").into());
     }
     Ok(created(&json!({"thing": {"name": thing.name}})))
+}
+
+/// Tells what it was asked for, and under which key.
+async fn create_keyed(KeyedJson(thing, key): KeyedJson<Thing>) -> HttpResult<Response> {
+    let key = key.get().map(|key| json!([key.key, key.digest]));
+    Ok(created(&json!({"name": thing.name, "key": key})))
+}
+
+async fn create_secret(_: NoKey, StrictJson(_): StrictJson<Thing>) -> HttpResult<Response> {
+    Ok(created(&json!({"secret": "xyzzy"})))
 }
 
 async fn list(Auth(ctx): Auth) -> HttpResult<Response> {
@@ -214,6 +226,47 @@ async fn bodies_are_checked_before_they_are_believed() {
     let chunks = futures::stream::iter([Ok::<_, std::io::Error>(long)]);
     let (status, _, _) = ask(post_as("good", json, Body::from_stream(chunks))).await;
     assert_eq!(status, 413);
+}
+
+#[tokio::test]
+async fn a_key_comes_with_a_digest_of_what_is_asked() {
+    let post = async |path: &str, key: Option<&str>, body: &'static str| {
+        let mut request = Request::post(path)
+            .header("x-auth-token", "good")
+            .header("content-type", "application/json");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        ask(request.body(body.into()).unwrap()).await
+    };
+    let keyed = "/things/keyed";
+    let (status, _, body) = post(keyed, None, r#"{"name": "a"}"#).await;
+    assert_eq!((status.as_u16(), &body["key"]), (201, &Value::Null));
+    let (status, _, first) = post(keyed, Some("k"), r#"{"name": "a"}"#).await;
+    assert_eq!((status.as_u16(), &first["key"][0]), (201, &json!("k")));
+    let (_, _, again) = post(keyed, Some("k"), r#"{ "name":"a" }"#).await;
+    assert_eq!(again, first);
+    let (_, _, other) = post(keyed, Some("k"), r#"{"name": "b"}"#).await;
+    assert_ne!(other["key"][1], first["key"][1]);
+    // The body is checked as ever, and a key must be one.
+    for (key, body) in [
+        (Some("k"), r#"{"nmae": "a"}"#),
+        (Some("k"), "{"),
+        (Some(""), r#"{"name": "a"}"#),
+        (Some("two words"), r#"{"name": "a"}"#),
+    ] {
+        let (status, _, body) = post(keyed, key, body).await;
+        assert_eq!(
+            (status.as_u16(), &body["badRequest"]["code"]),
+            (400, &json!(400))
+        );
+    }
+    let (status, _, _) = post("/things/secret", None, r#"{"name": "a"}"#).await;
+    assert_eq!(status, 201);
+    let (status, _, body) = post("/things/secret", Some("k"), r#"{"name": "a"}"#).await;
+    assert_eq!(status, 400);
+    let message = body["badRequest"]["message"].as_str().unwrap();
+    assert!(message.contains("secret"), "{message}");
 }
 
 #[tokio::test]

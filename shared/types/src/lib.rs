@@ -7,6 +7,7 @@
 mod context;
 mod env;
 mod fault;
+mod idempotency;
 mod ids;
 mod names;
 pub mod server_state;
@@ -15,6 +16,7 @@ mod time;
 pub use context::{ContextSeal, RequestContext, Role};
 pub use env::{Clock, Env, Rng};
 pub use fault::{Fault, FaultCode};
+pub use idempotency::IdempotencyKey;
 pub use ids::*;
 pub use names::{DOMAIN_PREFIX, check_description, check_name, domain_name};
 pub use time::Timestamp;

@@ -9,8 +9,12 @@ use yakumo_contracts::image::{GetImageRequest, Image};
 use yakumo_contracts::network::{
     RequestedNetwork, ResolveServerNetworksReply, ResolveServerNetworksRequest,
 };
+use yakumo_db::DbError;
+use yakumo_db::idempotency::{Once, gone};
 use yakumo_types::server_state::ServerState;
-use yakumo_types::{Fault, FaultCode, ImageId, ProjectId, RequestContext, ServerId, check_name};
+use yakumo_types::{
+    Fault, FaultCode, IdempotencyKey, ImageId, ProjectId, RequestContext, ServerId, check_name,
+};
 
 use super::App;
 use super::checks::{
@@ -67,7 +71,9 @@ pub struct NewServer {
 pub struct Accepted {
     pub servers: Vec<Server>,
     pub reservation_id: String,
-    pub admin_password: String,
+    /// Not told again to a request that was accepted before, unless the client
+    /// itself chose it: it is kept nowhere.
+    pub admin_password: Option<String>,
 }
 
 /// Where a server is to go.
@@ -78,13 +84,19 @@ struct Place {
 }
 
 impl App {
-    /// Accepts one server or several of one kind.
+    /// Accepts one server or several of one kind. Of several, a `key` stands
+    /// for the first one.
     pub async fn server_create(
         &self,
         ctx: &RequestContext,
         new: NewServer,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Accepted, Fault> {
         let project = ctx.require_member()?;
+        let once = self.once(ctx, "create_servers", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.accepted_before(ctx, &id, new.admin_password).await;
+        }
         let name = check_name("Server name", &new.name, MAX_NAME)?.to_owned();
         check_counts(&new, self.config.max_servers_per_request)?;
         check_names(&name, new.max_count)?;
@@ -115,14 +127,29 @@ impl App {
         };
         let reservation_id = self.reservation_id();
         let servers = self
-            .insert_servers(ctx, project, &new, made, &reservation_id)
+            .insert_servers(ctx, project, &new, made, &reservation_id, once)
             .await?;
         let admin_password = new
             .admin_password
-            .unwrap_or_else(|| self.random_text(12, ALPHANUMERIC));
+            .or_else(|| Some(self.random_text(12, ALPHANUMERIC)));
         Ok(Accepted {
             servers,
             reservation_id,
+            admin_password,
+        })
+    }
+
+    async fn accepted_before(
+        &self,
+        ctx: &RequestContext,
+        id: &str,
+        admin_password: Option<String>,
+    ) -> Result<Accepted, Fault> {
+        let id = id.parse().map_err(DbError::other)?;
+        let server = self.server_of(ctx, id).await.map_err(gone)?;
+        Ok(Accepted {
+            reservation_id: server.reservation_id.clone(),
+            servers: vec![server],
             admin_password,
         })
     }
@@ -134,6 +161,7 @@ impl App {
         new: &NewServer,
         made: Made,
         reservation_id: &str,
+        once: Once,
     ) -> Result<Vec<Server>, Fault> {
         let ids: Vec<ServerId> = (0..new.max_count).map(|_| self.env.id()).collect();
         let actions: Vec<String> = ids
@@ -184,7 +212,10 @@ impl App {
             .write(move |txn| {
                 let (ctx, engine, rows, defaults) =
                     (ctx.clone(), engine.clone(), rows.clone(), defaults.clone());
+                let once = once.clone();
                 Box::pin(async move {
+                    let first = rows.0.first().map(|row| row.id.clone());
+                    once.keep(txn, first.as_slice()).await?;
                     let own = quotas::quota_list_in(txn, &project.to_string()).await?;
                     let limits = effective(&defaults, own);
                     let mut used = Usage::default();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use yakumo_db::DbError;
-use yakumo_types::{Fault, FlavorId, ProjectId, RequestContext, Role, check_name};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, FlavorId, IdempotencyKey, ProjectId, RequestContext, Role, check_name};
 
 use super::{App, texts};
 use crate::store::flavors::{self as store, Flavor, FlavorPage, FlavorScope};
@@ -63,8 +64,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewFlavor,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Flavor, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_flavor", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.flavor_show(ctx, &id).await.map_err(gone);
+        }
         let name = check_name("The flavor's name", &new.name, 255)?.to_owned();
         let id = match new.id.as_deref() {
             None | Some("auto") => self.env.id::<FlavorId>().to_string(),
@@ -99,8 +105,11 @@ impl App {
         let insert = row.clone();
         self.db
             .write(move |txn| {
-                let row = insert.clone();
-                Box::pin(async move { store::flavor_insert(txn, row).await })
+                let (row, once) = (insert.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    store::flavor_insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| match error {

@@ -5,7 +5,8 @@ use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::rand_core::{CryptoRng, RngCore};
 use ssh_key::{LineEnding, PrivateKey, PublicKey};
 use yakumo_db::DbError;
-use yakumo_types::{Fault, RequestContext, Rng, check_name};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, IdempotencyKey, RequestContext, Rng, check_name};
 
 use super::App;
 use crate::store::key_pairs::{self as store, KeyPair};
@@ -60,15 +61,27 @@ impl App {
             .ok_or_else(|| missing(name))
     }
 
-    /// Makes a key pair, or imports the public key of one.
+    /// Makes a key pair, or imports the public key of one. Only the latter may
+    /// come with an idempotency `key`: a private key is told once.
     pub async fn key_pair_create(
         &self,
         ctx: &RequestContext,
         name: &str,
         public_key: Option<&str>,
         kind: KeyKind,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Made, Fault> {
         ctx.require_member()?;
+        if public_key.is_none() && key.is_some() {
+            return Err(IdempotencyKey::refused());
+        }
+        let once = self.once(ctx, "import_key_pair", key);
+        if let Some(name) = once.made_one(&self.db).await? {
+            return Ok(Made {
+                row: self.key_pair_show(ctx, &name).await.map_err(gone)?,
+                private_key: None,
+            });
+        }
         let name = check_key_name(name)?.to_owned();
         let (public, private_key) = match public_key {
             Some(text) => (import(text)?, None),
@@ -94,8 +107,9 @@ impl App {
         let insert = row.clone();
         self.db
             .write(move |txn| {
-                let row = insert.clone();
+                let (row, once) = (insert.clone(), once.clone());
                 Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.name)).await?;
                     yakumo_db::revisions::next(txn, &format!("keys:{user}")).await?;
                     if limit >= 0 && store::key_pair_count_in(txn, user).await? >= limit {
                         return Err(DbError::Fault(Fault::over_quota(

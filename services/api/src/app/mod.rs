@@ -26,8 +26,9 @@ use yakumo_contracts::network::{NetworksClient, ServerPortsClient};
 use yakumo_contracts::scheduler::SchedulerClient;
 use yakumo_contracts::volume::VolumesClient;
 use yakumo_db::Db;
+use yakumo_db::idempotency::Once;
 use yakumo_rpc::{Bus, Target};
-use yakumo_types::{Env, RequestContext};
+use yakumo_types::{Env, IdempotencyKey, RequestContext};
 use yakumo_workflow::Engine;
 
 use crate::config::Config;
@@ -78,6 +79,11 @@ impl App {
     pub fn compute_host(&self, name: &str) -> ComputeHostClient {
         ComputeHostClient::new(self.bus.clone(), Target::host(name))
             .with_deadline(Duration::from_secs(10))
+    }
+
+    /// A request for `operation` that is done once, if it has a key.
+    fn once(&self, ctx: &RequestContext, operation: &str, key: Option<&IdempotencyKey>) -> Once {
+        Once::new(ctx, operation, key, self.env.now())
     }
 
     /// Yakumo acting for itself.

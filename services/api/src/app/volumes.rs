@@ -7,7 +7,9 @@ use std::time::Duration;
 use yakumo_contracts::volume::{Volume, VolumeRequest};
 use yakumo_db::DbError;
 use yakumo_types::server_state::{TaskState, VmState};
-use yakumo_types::{AttachmentId, Fault, FaultCode, RequestContext, ServerId, VolumeId};
+use yakumo_types::{
+    AttachmentId, Fault, FaultCode, IdempotencyKey, RequestContext, ServerId, VolumeId,
+};
 
 use super::App;
 use super::power::{action_of, living, require_unlocked, scope};
@@ -27,10 +29,21 @@ impl App {
         id: ServerId,
         volume: VolumeId,
         device: Option<&str>,
+        key: Option<&IdempotencyKey>,
     ) -> Result<ServerVolume, Fault> {
         ctx.require_member()?;
         let wanted = device.map(check_device).transpose()?;
         let server = self.server_of(ctx, id).await?;
+        let once = self.once(ctx, "attach_volume", key);
+        if let Some(attachment) = once.made_one(&self.db).await? {
+            let mut all = self.volumes_of(vec![server.id.clone()]).await?;
+            return all
+                .remove(&server.id)
+                .into_iter()
+                .flatten()
+                .find(|row| row.attachment_id == attachment)
+                .ok_or_else(IdempotencyKey::gone);
+        }
         let found = self.own_volume(ctx, &server, volume).await?;
         if found.status != "available" {
             return Err(Fault::invalid(format!(
@@ -49,7 +62,9 @@ impl App {
             .write(move |txn| {
                 let (ctx, engine) = (ctx.clone(), engine.clone());
                 let (wanted, action_id) = (wanted.clone(), action_id.clone());
+                let once = once.clone();
                 Box::pin(async move {
+                    once.keep(txn, &[attachment.to_string()]).await?;
                     let server = living(txn, scope, id).await?;
                     require_unlocked(&ctx, &server)?;
                     check_state(&server, "attach_volume")?;

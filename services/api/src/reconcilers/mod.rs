@@ -1,6 +1,7 @@
 //! What runs by itself: compares what should be with what is, and mends the
 //! difference.
 
+mod forget_keys;
 mod projections;
 mod purge;
 mod stuck;
@@ -39,6 +40,11 @@ pub(crate) fn start(process: &Process, app: &Arc<App>) {
     drive_reconciler(
         process,
         Arc::new(purge::Purge::new(Arc::clone(app))),
+        PURGE_EVERY,
+    );
+    drive_reconciler(
+        process,
+        Arc::new(forget_keys::ForgetKeys::new(Arc::clone(app))),
         PURGE_EVERY,
     );
     drive_reconciler(

@@ -60,6 +60,7 @@ impl MigratorTrait for Migrator {
                 })
             },
         ));
+        all.push(yakumo_db::idempotency::migration());
         all
     }
 }

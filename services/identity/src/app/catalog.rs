@@ -2,8 +2,10 @@
 
 use yakumo_auth::policy;
 use yakumo_db::DbError;
+use yakumo_db::idempotency::gone;
 use yakumo_types::{
-    EndpointId, Fault, ProjectId, RequestContext, ServiceId, check_description, check_name,
+    EndpointId, Fault, IdempotencyKey, ProjectId, RequestContext, ServiceId, check_description,
+    check_name,
 };
 
 use super::{App, Listing, description, ids, listing, lookahead, missing, name};
@@ -182,8 +184,13 @@ impl App {
         id: Option<String>,
         text: &str,
         parent: Option<String>,
+        key: Option<&IdempotencyKey>,
     ) -> Result<region::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_region", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.show_region(&id).await.map_err(gone);
+        }
         let id = match id {
             Some(id) if !id.is_empty() => {
                 check_name("id", &id, 255)?;
@@ -200,8 +207,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { catalog::insert_region(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    catalog::insert_region(txn, row).await
+                })
             })
             .await
             .map_err(|error| super::taken(error, "region", &row.id))?;
@@ -286,8 +296,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewService,
+        key: Option<&IdempotencyKey>,
     ) -> Result<service::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_service", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_service(&id).await.map_err(gone);
+        }
         let row = service::Model {
             id: self.env.id::<ServiceId>().to_string(),
             kind: check_name("type", &new.kind, 255)?.to_owned(),
@@ -302,8 +317,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { catalog::insert_service(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    catalog::insert_service(txn, row).await
+                })
             })
             .await?;
         Ok(row)
@@ -387,8 +405,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewEndpoint,
+        key: Option<&IdempotencyKey>,
     ) -> Result<endpoint::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_endpoint", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_endpoint(&id).await.map_err(gone);
+        }
         let service = self.find_service(&new.service_id).await.map_err(|fault| {
             // A reference within a body is the body's fault.
             Fault::invalid(fault.message)
@@ -405,8 +428,9 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
+                let (row, once) = (new.clone(), once.clone());
                 Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
                     if let Some(id) = &row.region_id
                         && catalog::find_region(txn, id).await?.is_none()
                     {

@@ -1,7 +1,8 @@
 //! Domains.
 
 use yakumo_auth::{RevocationKind, policy};
-use yakumo_types::{DomainId, Fault, RequestContext};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{DomainId, Fault, IdempotencyKey, RequestContext};
 
 use super::{App, Listing, description, ids, listing, lookahead, missing, name, taken};
 use crate::store::entity::domain;
@@ -43,8 +44,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewDomain,
+        key: Option<&IdempotencyKey>,
     ) -> Result<domain::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_domain", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_domain(&id).await.map_err(gone);
+        }
         let row = domain::Model {
             id: self.env.id::<DomainId>().to_string(),
             name: name(&new.name, 64)?,
@@ -54,8 +60,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { domains::insert(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    domains::insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| taken(error, "domain", &row.name))?;

@@ -2,7 +2,8 @@
 
 use yakumo_auth::RevocationKind;
 use yakumo_db::DbError;
-use yakumo_types::{Fault, GroupId, RequestContext};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, GroupId, IdempotencyKey, RequestContext};
 
 use super::{App, Listing, description, ids, listing, lookahead, missing, name, taken};
 use crate::store::entity::{group, user};
@@ -42,8 +43,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewGroup,
+        key: Option<&IdempotencyKey>,
     ) -> Result<group::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_group", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_group(&id).await.map_err(gone);
+        }
         let row = group::Model {
             id: self.env.id::<GroupId>().to_string(),
             domain_id: self.home_domain(ctx, new.domain_id.as_deref()).await?,
@@ -53,8 +59,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { groups::insert(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    groups::insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| taken(error, "group", &row.name))?;

@@ -26,9 +26,12 @@ use std::time::Duration;
 use tracing::{debug, warn};
 use yakumo_auth::{TokenVerifier, VERIFIERS_TOPIC};
 use yakumo_contracts::identity::{RevocationChangedEvent, TokenVerifiersClient};
+use yakumo_db::idempotency::Once;
 use yakumo_db::{Db, DbError};
 use yakumo_rpc::{Bus, Target};
-use yakumo_types::{Env, Fault, RequestContext, Timestamp, check_description, check_name};
+use yakumo_types::{
+    Env, Fault, IdempotencyKey, RequestContext, Timestamp, check_description, check_name,
+};
 
 pub use assignments::{Actor, AssignmentQuery, AssignmentView, Target as GrantTarget};
 pub use bootstrap::bootstrap;
@@ -80,6 +83,11 @@ pub struct Listing<T> {
 impl App {
     pub(crate) fn now(&self) -> Timestamp {
         self.env.now()
+    }
+
+    /// A request for `operation` that is done once, if it has a key.
+    fn once(&self, ctx: &RequestContext, operation: &str, key: Option<&IdempotencyKey>) -> Once {
+        Once::new(ctx, operation, key, self.now())
     }
 
     /// When nothing that is issued now holds any more, with room for clocks

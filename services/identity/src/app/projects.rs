@@ -2,7 +2,8 @@
 
 use yakumo_auth::RevocationKind;
 use yakumo_db::DbError;
-use yakumo_types::{Fault, ProjectId, RequestContext};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, IdempotencyKey, ProjectId, RequestContext};
 
 use super::{App, Listing, description, ids, listing, lookahead, missing, name, taken};
 use crate::store::entity::project;
@@ -55,8 +56,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewProject,
+        key: Option<&IdempotencyKey>,
     ) -> Result<project::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_project", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_project(&id).await.map_err(gone);
+        }
         let mut domain_id = new.domain_id.clone();
         let mut parent_id = None;
         if let Some(text) = &new.parent_id {
@@ -90,8 +96,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { projects::insert(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    projects::insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| taken(error, "project", &row.name))?;

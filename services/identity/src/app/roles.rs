@@ -1,7 +1,8 @@
 //! Roles.
 
 use yakumo_auth::{RevocationKind, policy};
-use yakumo_types::{Fault, RequestContext, RoleId};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, IdempotencyKey, RequestContext, RoleId};
 
 use super::{
     App, FIXED_ROLES, Listing, description, ids, listing, lookahead, missing, name, taken,
@@ -43,8 +44,13 @@ impl App {
         ctx: &RequestContext,
         text: &str,
         about: &str,
+        key: Option<&IdempotencyKey>,
     ) -> Result<role::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_role", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_role(&id).await.map_err(gone);
+        }
         let row = role::Model {
             id: self.env.id::<RoleId>().to_string(),
             name: name(text, 255)?,
@@ -60,8 +66,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { roles::insert(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    roles::insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| taken(error, "role", &row.name))?;

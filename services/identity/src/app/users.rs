@@ -2,7 +2,8 @@
 
 use yakumo_auth::{RevocationKind, policy};
 use yakumo_db::DbError;
-use yakumo_types::{Fault, FaultCode, RequestContext, UserId};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, FaultCode, IdempotencyKey, RequestContext, UserId};
 
 use super::{App, Listing, description, ids, listing, lookahead, missing, name, taken};
 use crate::store::entity::user;
@@ -120,8 +121,13 @@ impl App {
         &self,
         ctx: &RequestContext,
         new: NewUser,
+        key: Option<&IdempotencyKey>,
     ) -> Result<user::Model, Fault> {
         ctx.require_admin()?;
+        let once = self.once(ctx, "create_user", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.find_user(&id).await.map_err(gone);
+        }
         let default_project_id = match &new.default_project_id {
             Some(id) => Some(self.default_project(id).await?),
             None => None,
@@ -144,8 +150,11 @@ impl App {
         let new = row.clone();
         self.db
             .write(move |txn| {
-                let row = new.clone();
-                Box::pin(async move { users::insert(txn, row).await })
+                let (row, once) = (new.clone(), once.clone());
+                Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
+                    users::insert(txn, row).await
+                })
             })
             .await
             .map_err(|error| taken(error, "user", &row.name))?;

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, QueryPairs, StrictJson, empty, json_response, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, NoKey, QueryPairs, StrictJson, empty, json_response, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, domains, list_document, projects, whole};
@@ -242,6 +244,7 @@ fn scope(body: Option<Value>) -> Result<Option<ScopeRequest>, Fault> {
 async fn create(
     State(app): Shared,
     query: QueryPairs,
+    _: NoKey,
     StrictJson(body): StrictJson<Body>,
 ) -> HttpResult<Response> {
     let request = AuthRequest {

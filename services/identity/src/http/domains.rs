@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nothing_in, nullable, owned, page, text};
@@ -86,7 +88,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { domain }): StrictJson<Body>,
+    KeyedJson(Body { domain }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     domain.check()?;
     let new = NewDomain {
@@ -96,7 +98,7 @@ async fn create(
         description: text(domain.description).unwrap_or_default(),
         enabled: domain.enabled.unwrap_or(true),
     };
-    let row = app.create_domain(&ctx, new).await?;
+    let row = app.create_domain(&ctx, new, key.get()).await?;
     Ok(created(&json!({"domain": document(&row, &base)})))
 }
 

@@ -9,7 +9,9 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpFault, HttpResult, Path, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpFault, HttpResult, NoKey, Path, StrictJson, created, empty, ok,
+};
 
 use super::{Shared, absent, links};
 use crate::app::{App, Ec2Key, ids};
@@ -63,6 +65,7 @@ async fn create(
     Auth(ctx): Auth,
     base: BaseUrl,
     Path(user): Path<String>,
+    _: NoKey,
     StrictJson(body): StrictJson<Body>,
 ) -> HttpResult<Response> {
     let key = app.create_ec2_key(&ctx, &user, &body.tenant_id).await?;

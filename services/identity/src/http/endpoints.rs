@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nullable, owned, page};
@@ -91,7 +93,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { endpoint }): StrictJson<Body>,
+    KeyedJson(Body { endpoint }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let needed = |value: Option<String>, name: &str| {
         value.ok_or_else(|| {
@@ -105,7 +107,7 @@ async fn create(
         url: needed(endpoint.url, "url")?,
         enabled: endpoint.enabled.unwrap_or(true),
     };
-    let row = app.create_endpoint(&ctx, new).await?;
+    let row = app.create_endpoint(&ctx, new, key.get()).await?;
     Ok(created(&json!({"endpoint": document(&row, &base)})))
 }
 

@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nullable, owned, page, text, users, whole};
@@ -78,7 +80,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { group }): StrictJson<Body>,
+    KeyedJson(Body { group }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let new = NewGroup {
         name: group
@@ -87,7 +89,7 @@ async fn create(
         domain_id: group.domain_id,
         description: text(group.description).unwrap_or_default(),
     };
-    let row = app.create_group(&ctx, new).await?;
+    let row = app.create_group(&ctx, new, key.get()).await?;
     Ok(created(&json!({"group": document(&row, &base)})))
 }
 

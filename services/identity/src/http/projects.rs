@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nothing_in, nullable, owned, page, text, whole};
@@ -109,7 +111,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { project }): StrictJson<Body>,
+    KeyedJson(Body { project }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     project.check()?;
     let new = NewProject {
@@ -121,7 +123,7 @@ async fn create(
         description: text(project.description).unwrap_or_default(),
         enabled: project.enabled.unwrap_or(true),
     };
-    let row = app.create_project(&ctx, new).await?;
+    let row = app.create_project(&ctx, new, key.get()).await?;
     Ok(created(&json!({"project": document(&row, &base)})))
 }
 

@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 
 use super::{Shared, links, list_document, nullable, raw_page, text};
 use crate::app::{App, RegionChange};
@@ -65,11 +67,13 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { region }): StrictJson<Body>,
+    KeyedJson(Body { region }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let about = text(region.description).unwrap_or_default();
     let parent = region.parent_region_id.flatten();
-    let row = app.create_region(&ctx, region.id, &about, parent).await?;
+    let row = app
+        .create_region(&ctx, region.id, &about, parent, key.get())
+        .await?;
     Ok(created(&json!({"region": document(&row, &base)})))
 }
 

@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nothing_in, nullable, page, text};
@@ -85,14 +87,14 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { role }): StrictJson<Body>,
+    KeyedJson(Body { role }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     role.check()?;
     let name = role
         .name
         .ok_or_else(|| Fault::invalid("Invalid input for role.name: it is missing."))?;
     let about = text(role.description).unwrap_or_default();
-    let row = app.create_role(&ctx, &name, &about).await?;
+    let row = app.create_role(&ctx, &name, &about, key.get()).await?;
     Ok(created(&json!({"role": document(&row, &base)})))
 }
 

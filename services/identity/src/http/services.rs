@@ -9,7 +9,9 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{Shared, links, list_document, nullable, page, text};
@@ -80,7 +82,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { service }): StrictJson<Body>,
+    KeyedJson(Body { service }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let new = NewService {
         kind: service
@@ -90,7 +92,7 @@ async fn create(
         description: text(service.description).unwrap_or_default(),
         enabled: service.enabled.unwrap_or(true),
     };
-    let row = app.create_service(&ctx, new).await?;
+    let row = app.create_service(&ctx, new, key.get()).await?;
     Ok(created(&json!({"service": document(&row, &base)})))
 }
 

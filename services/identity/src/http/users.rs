@@ -9,7 +9,9 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::Fault;
 
 use super::{
@@ -104,7 +106,7 @@ async fn create(
     State(app): Shared,
     Auth(ctx): Auth,
     base: BaseUrl,
-    StrictJson(Body { user }): StrictJson<Body>,
+    KeyedJson(Body { user }, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     nothing_in("user.options", user.options.as_ref())?;
     let new = NewUser {
@@ -118,7 +120,7 @@ async fn create(
         enabled: user.enabled.unwrap_or(true),
         default_project_id: user.default_project_id.flatten(),
     };
-    let row = app.create_user(&ctx, new).await?;
+    let row = app.create_user(&ctx, new, key.get()).await?;
     Ok(created(&json!({"user": document(&row, &base)})))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use yakumo_db::{Db, DbError};
+use yakumo_db::{Db, DbError, idempotency};
 use yakumo_service::Reconciler;
 use yakumo_types::Env;
 
@@ -32,16 +32,17 @@ impl Reconciler for RotateKeys {
     }
 }
 
-/// Forgets revocations of tokens that have run out anyway.
-pub(crate) struct ForgetRevocations {
+/// Forgets revocations of tokens that have run out anyway, and the idempotency
+/// keys of more than a day ago.
+pub(crate) struct ForgetOld {
     pub(crate) db: Db,
     pub(crate) env: Env,
 }
 
 #[async_trait]
-impl Reconciler for ForgetRevocations {
+impl Reconciler for ForgetOld {
     fn name(&self) -> &'static str {
-        "forget_revocations"
+        "forget_old"
     }
 
     async fn reconcile(&self) -> anyhow::Result<()> {
@@ -54,6 +55,7 @@ impl Reconciler for ForgetRevocations {
         if gone > 0 {
             tracing::info!(gone, "forgot old revocations");
         }
+        idempotency::forget(&self.db, now).await?;
         Ok(())
     }
 }

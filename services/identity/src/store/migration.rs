@@ -14,6 +14,7 @@ impl MigratorTrait for Migrator {
             yakumo_db::migration("m20261121_000002_create_identity", |manager| {
                 Box::pin(create_identity(manager))
             }),
+            yakumo_db::idempotency::migration(),
         ]
     }
 }

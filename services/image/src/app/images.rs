@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value};
 use yakumo_db::DbError;
-use yakumo_types::{Fault, ImageId, RequestContext, Role};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, IdempotencyKey, ImageId, RequestContext, Role};
 
 use super::document::{Change, Rights, apply_body, apply_patch, wanted_id};
 use super::model::{Image, Status, Visibility, check_bounds, check_tag};
@@ -24,8 +25,14 @@ impl Images {
         &self,
         ctx: &RequestContext,
         body: &Map<String, Value>,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Image, Fault> {
         ctx.require(Role::Member)?;
+        let once = self.once(ctx, "create_image", key);
+        if let Some(id) = once.made_one(&self.db).await? {
+            let id = id.parse().map_err(DbError::other)?;
+            return self.show(ctx, id).await.map_err(gone);
+        }
         let named_owner = || body.get("owner").and_then(Value::as_str)?.parse().ok();
         let owner = match ctx.project_id {
             Some(project) => project,
@@ -57,7 +64,7 @@ impl Images {
             admin: ctx.is_admin(),
         };
         apply_body(&mut image, body, &rights)?;
-        match rows::insert(&self.db, &image, self.config.quota_images).await {
+        match rows::insert(&self.db, &image, self.config.quota_images, &once).await {
             Ok(()) => Ok(image),
             // An id that is taken may be somebody else's, and says no more than that.
             Err(DbError::Conflict { .. }) => Err(Fault::conflict(format!(

@@ -2,7 +2,8 @@
 //! says whether it wants the image in its listings.
 
 use yakumo_db::DbError;
-use yakumo_types::{Fault, ImageId, ProjectId, RequestContext, Role};
+use yakumo_db::idempotency::gone;
+use yakumo_types::{Fault, IdempotencyKey, ImageId, ProjectId, RequestContext, Role};
 
 use super::Images;
 use super::images::not_found;
@@ -44,8 +45,13 @@ impl Images {
         ctx: &RequestContext,
         id: ImageId,
         project: ProjectId,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Member, Fault> {
         let image = self.find_own(ctx, id).await?.image;
+        let once = self.once(ctx, "create_member", key);
+        if once.made(&self.db).await?.is_some() {
+            return self.show_member(ctx, id, project).await.map_err(gone);
+        }
         if image.visibility != Visibility::Shared {
             return Err(Fault::forbidden(
                 "Only images with the visibility shared have members.",
@@ -59,7 +65,7 @@ impl Images {
             created_at: now,
             updated_at: now,
         };
-        match rows::insert(&self.db, &member).await {
+        match rows::insert(&self.db, &member, &once).await {
             Ok(()) => Ok(member),
             Err(DbError::Conflict { .. }) => Err(Fault::conflict(format!(
                 "Project {project} is a member of image {id} already."

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use yakumo_db::Db;
+use yakumo_db::idempotency::Once;
 use yakumo_service::{Nudge, Process};
-use yakumo_types::{Fault, RequestContext, Role};
+use yakumo_types::{Fault, IdempotencyKey, RequestContext, Role};
 
 use crate::config::Config;
 use crate::drivers::ImageStore;
@@ -75,6 +76,11 @@ impl Images {
     /// The name of the store that keeps the data.
     pub fn store_name(&self) -> &'static str {
         self.data.name()
+    }
+
+    /// A request for `operation` that is done once, if it has a key.
+    fn once(&self, ctx: &RequestContext, operation: &str, key: Option<&IdempotencyKey>) -> Once {
+        Once::new(ctx, operation, key, self.process.env.now())
     }
 
     fn idle_timeout(&self) -> Duration {

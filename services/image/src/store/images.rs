@@ -7,6 +7,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel,
     PaginatorTrait, QueryFilter, QuerySelect, Select,
 };
+use yakumo_db::idempotency::Once;
 use yakumo_db::{Db, DbError, ExpectOne as _, keyset};
 use yakumo_types::{Fault, ImageId, ProjectId, Timestamp};
 
@@ -86,13 +87,14 @@ fn listed_for(viewer: Viewer, query: &ListQuery) -> Condition {
 }
 
 /// Adds a fresh image; `Conflict` if its id is taken, `OverQuota` if its owner
-/// has `most` images already.
-pub async fn insert(db: &Db, fresh: &Image, most: u64) -> Result<(), DbError> {
+/// has `most` images already. See [`Once::keep`] for what `once` is.
+pub async fn insert(db: &Db, fresh: &Image, most: u64, once: &Once) -> Result<(), DbError> {
     let row = to_row(fresh, 0);
-    let fresh = fresh.clone();
+    let (fresh, once) = (fresh.clone(), once.clone());
     db.write(move |txn| {
-        let (row, fresh) = (row.clone(), fresh.clone());
+        let (row, fresh, once) = (row.clone(), fresh.clone(), once.clone());
         Box::pin(async move {
+            once.keep(txn, std::slice::from_ref(&row.id)).await?;
             quotas::lock(txn, &row.owner).await?;
             let count = image::Entity::find()
                 .filter(image::Column::Owner.eq(row.owner.as_str()))

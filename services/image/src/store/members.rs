@@ -5,6 +5,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
     QueryOrder, QuerySelect,
 };
+use yakumo_db::idempotency::Once;
 use yakumo_db::{Db, DbError, ExpectOne as _};
 use yakumo_types::{Fault, ImageId, ProjectId, Timestamp};
 
@@ -30,8 +31,8 @@ pub async fn list(
 }
 
 /// Adds a member; `Conflict` if it is one, `OverQuota` if there are too many,
-/// `NotFound` if there is no such image.
-pub async fn insert(db: &Db, member: &Member) -> Result<(), DbError> {
+/// `NotFound` if there is no such image. See [`Once::keep`] for what `once` is.
+pub async fn insert(db: &Db, member: &Member, once: &Once) -> Result<(), DbError> {
     let row = Model {
         image_id: member.image_id.to_string(),
         project_id: member.project_id.to_string(),
@@ -39,9 +40,12 @@ pub async fn insert(db: &Db, member: &Member) -> Result<(), DbError> {
         created_at: member.created_at.as_micros(),
         updated_at: member.updated_at.as_micros(),
     };
+    let once = once.clone();
     db.write(move |txn| {
-        let row = row.clone();
+        let (row, once) = (row.clone(), once.clone());
         Box::pin(async move {
+            once.keep(txn, std::slice::from_ref(&row.project_id))
+                .await?;
             // Two that count at once would both find room for the last one.
             image::Entity::find_by_id(row.image_id.as_str())
                 .lock_exclusive()

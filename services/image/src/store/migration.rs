@@ -12,7 +12,11 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Images), Box::new(QuotaLocks)]
+        vec![
+            Box::new(Images),
+            Box::new(QuotaLocks),
+            yakumo_db::idempotency::migration(),
+        ]
     }
 }
 

@@ -3,7 +3,7 @@
 
 use yakumo_db::Backend;
 
-use super::{access, data, images, listing, members, quotas, tickets};
+use super::{access, data, images, listing, members, quotas, repeats, tickets};
 use crate::world::BACKEND;
 
 fn on(backend: Backend) {
@@ -28,6 +28,8 @@ fn on(backend: Backend) {
     quotas::uploads_that_run_side_by_side_keep_the_quota();
     quotas::bytes_over_the_quota_are_refused_and_nothing_is_taken();
     quotas::members_that_come_at_once_keep_the_bound();
+    repeats::an_image_is_made_once();
+    repeats::a_project_is_invited_once();
     tickets::a_host_fetches_what_its_ticket_says();
     tickets::images_are_read_over_the_bus_as_over_rest();
 }

@@ -7,4 +7,5 @@ mod images;
 mod listing;
 mod members;
 mod quotas;
+mod repeats;
 mod tickets;

@@ -116,6 +116,7 @@ impl Play {
                     name: "web".into(),
                     ..NewSecurityGroup::default()
                 }],
+                ..Default::default()
             };
             let made = world.networks.create_security_groups(ctx, web).await;
             let web = made.unwrap().security_groups.remove(0).id;
@@ -303,6 +304,7 @@ impl Play {
         };
         let request = CreateSecurityGroupRulesRequest {
             security_group_rules: vec![rule],
+            ..Default::default()
         };
         let ctx = &self.members[project];
         let networks = &self.world.networks;
@@ -342,6 +344,7 @@ impl Play {
                         port_id,
                         ..NewFloatingIp::default()
                     }],
+                    ..Default::default()
                 };
                 let ctx = &self.members[project];
                 if let Ok(made) = self.world.networks.create_floating_ips(ctx, request).await {
@@ -376,6 +379,7 @@ impl Play {
                         security_groups: Some(Texts { values: groups }),
                         ..NewPort::default()
                     }],
+                    ..Default::default()
                 };
                 let ctx = &self.members[project];
                 let made = self

@@ -10,6 +10,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, FloatingIpId, RequestContext};
 
+use super::repeats::{by_ids, in_order};
 use super::subnets::parse_address;
 use super::{App, check_bulk, faults, owner, render, require_owner};
 use crate::store::addresses::{address_of, number_of};
@@ -23,11 +24,19 @@ impl App {
         request: CreateFloatingIpsRequest,
     ) -> Result<ListFloatingIpsReply, Fault> {
         check_bulk(request.floatingips.len())?;
-        self.change(ctx, request, |app, txn, ctx, request| {
+        let once = self.once(ctx, "create_floating_ips", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_floating_ips(ctx, by_ids(&ids)).await?;
+            reply.floatingips = in_order(&ids, reply.floatingips, |it| &it.id)?;
+            return Ok(reply);
+        }
+        let wanted = request.floatingips.into_iter();
+        let wanted = wanted.map(|new| (self.env.id::<FloatingIpId>().to_string(), new));
+        self.make(ctx, once, wanted.collect(), |app, txn, ctx, wanted| {
             Box::pin(async move {
                 let mut floatingips = Vec::new();
-                for new in request.floatingips {
-                    floatingips.push(create(&app, txn, &ctx, new).await?);
+                for (id, new) in wanted {
+                    floatingips.push(create(&app, txn, &ctx, id, new).await?);
                 }
                 Ok(ListFloatingIpsReply {
                     floatingips,
@@ -107,6 +116,7 @@ async fn create(
     app: &App,
     txn: &DatabaseTransaction,
     ctx: &RequestContext,
+    id: String,
     new: NewFloatingIp,
 ) -> Result<FloatingIp, DbError> {
     let project = owner(ctx, &new.project_id)?;
@@ -125,7 +135,6 @@ async fn create(
     }
     app.spend(txn, &project, "floatingip", 1).await?;
     let now = app.now();
-    let id = app.env.id::<FloatingIpId>().to_string();
     let address = take(txn, ctx, &network, &new, &id).await?;
     let mut row = floating_ip::Model {
         id,

@@ -15,6 +15,7 @@ mod ports;
 mod quotas;
 mod reconcile;
 mod render;
+mod repeats;
 mod routers;
 mod security_groups;
 mod server_ports;

@@ -10,6 +10,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, NetworkId, RequestContext};
 
+use super::repeats::{by_ids, in_order};
 use super::{App, admin_only, check_bulk, check_texts, faults, owner, render, require_owner};
 use crate::store::{self, Walls, network};
 
@@ -24,11 +25,18 @@ impl App {
         request: CreateNetworksRequest,
     ) -> Result<ListNetworksReply, Fault> {
         check_bulk(request.networks.len())?;
+        let once = self.once(ctx, "create_networks", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_networks(ctx, by_ids(&ids)).await?;
+            reply.networks = in_order(&ids, reply.networks, |it| &it.id)?;
+            return Ok(reply);
+        }
         let mut rows = Vec::new();
         for new in request.networks {
-            rows.push(self.new_network(ctx, new)?);
+            let row = self.new_network(ctx, new)?;
+            rows.push((row.id.clone(), row));
         }
-        self.change(ctx, rows, |app, txn, ctx, rows| {
+        self.make(ctx, once, rows, |app, txn, ctx, rows| {
             Box::pin(insert(app, txn, ctx, rows))
         })
         .await
@@ -155,10 +163,10 @@ async fn insert(
     app: App,
     txn: &DatabaseTransaction,
     _ctx: RequestContext,
-    rows: Vec<network::Model>,
+    rows: Vec<(String, network::Model)>,
 ) -> Result<ListNetworksReply, DbError> {
     let mut networks = Vec::new();
-    for row in rows {
+    for (_, row) in rows {
         app.spend(txn, &row.project_id, "network", 1).await?;
         store::networks::insert(txn, row.clone()).await?;
         networks.push(render::network(row, Vec::new()));

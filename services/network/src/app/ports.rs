@@ -9,6 +9,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, PortId, RequestContext};
 
+use super::repeats::{by_ids, in_order};
 use super::security_groups::ensure_default;
 use super::subnets::parse_address;
 use super::{
@@ -32,11 +33,19 @@ impl App {
         for new in &request.ports {
             check_texts(&new.name, &new.description)?;
         }
-        self.change(ctx, request, |app, txn, ctx, request| {
+        let once = self.once(ctx, "create_ports", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_ports(ctx, by_ids(&ids)).await?;
+            reply.ports = in_order(&ids, reply.ports, |it| &it.id)?;
+            return Ok(reply);
+        }
+        let wanted = request.ports.into_iter();
+        let wanted = wanted.map(|new| (self.env.id::<PortId>().to_string(), new));
+        self.make(ctx, once, wanted.collect(), |app, txn, ctx, wanted| {
             Box::pin(async move {
                 let mut rows = Vec::new();
-                for new in request.ports {
-                    rows.push(create(&app, txn, &ctx, new).await?);
+                for (id, new) in wanted {
+                    rows.push(create(&app, txn, &ctx, id, new).await?);
                 }
                 let ports = render::ports(txn, rows).await?;
                 Ok(ListPortsReply { ports, more: false })
@@ -387,6 +396,7 @@ async fn create(
     app: &App,
     txn: &DatabaseTransaction,
     ctx: &RequestContext,
+    id: String,
     new: NewPort,
 ) -> Result<port::Model, DbError> {
     let network = store::networks::find(txn, &Walls::of(ctx)?, &new.network_id)
@@ -444,7 +454,7 @@ async fn create(
     app.spend(txn, &project, "port", 1).await?;
     let now = app.now();
     let row = port::Model {
-        id: app.env.id::<PortId>().to_string(),
+        id,
         network_id: network.id.clone(),
         project_id: project,
         name: new.name,

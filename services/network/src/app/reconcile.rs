@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use yakumo_db::idempotency;
 use yakumo_service::Reconciler;
 
 use super::App;
@@ -16,8 +17,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 const MAX_CHANGES: i64 = 1024;
 
 /// Nudges hosts that are alive and do not have what they should have: their
-/// nudge was lost. Forgets what is kept for servers that are long gone, and for
-/// hosts that do not come for it.
+/// nudge was lost. Forgets what is kept for servers that are long gone and for
+/// hosts that do not come for it, and keys of requests of more than a day ago.
 pub struct Laggards {
     /// The rules.
     pub app: App,
@@ -49,6 +50,7 @@ impl Reconciler for Laggards {
         app.db
             .write(move |txn| Box::pin(store::servers::forget(txn, before)))
             .await?;
+        idempotency::forget(&app.db, app.env.now()).await?;
         Ok(())
     }
 }

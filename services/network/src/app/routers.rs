@@ -9,6 +9,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, PortId, RequestContext, RouterId};
 
+use super::repeats::{by_ids, in_order};
 use super::{App, admin_only, check_bulk, check_texts, faults, owner, render, require_owner};
 use crate::store::addresses::number_of;
 use crate::store::{self, Connection, Walls, network, port, router, router_interface, subnet};
@@ -27,11 +28,19 @@ impl App {
         for new in &request.routers {
             check_texts(&new.name, &new.description)?;
         }
-        self.change(ctx, request, |app, txn, ctx, request| {
+        let once = self.once(ctx, "create_routers", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_routers(ctx, by_ids(&ids)).await?;
+            reply.routers = in_order(&ids, reply.routers, |it| &it.id)?;
+            return Ok(reply);
+        }
+        let wanted = request.routers.into_iter();
+        let wanted = wanted.map(|new| (self.env.id::<RouterId>().to_string(), new));
+        self.make(ctx, once, wanted.collect(), |app, txn, ctx, wanted| {
             Box::pin(async move {
                 let mut routers = Vec::new();
-                for new in request.routers {
-                    routers.push(create(&app, txn, &ctx, new).await?);
+                for (id, new) in wanted {
+                    routers.push(create(&app, txn, &ctx, id, new).await?);
                 }
                 Ok(ListRoutersReply {
                     routers,
@@ -182,13 +191,14 @@ async fn create(
     app: &App,
     txn: &DatabaseTransaction,
     ctx: &RequestContext,
+    id: String,
     new: NewRouter,
 ) -> Result<Router, DbError> {
     let project = owner(ctx, &new.project_id)?;
     app.spend(txn, &project, "router", 1).await?;
     let now = app.now();
     let mut row = router::Model {
-        id: app.env.id::<RouterId>().to_string(),
+        id,
         project_id: project,
         name: new.name,
         description: new.description,

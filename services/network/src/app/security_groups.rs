@@ -12,6 +12,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, RequestContext, SecurityGroupId, SecurityGroupRuleId, check_name};
 
+use super::repeats::{by_ids, in_order};
 use super::{App, check_bulk, check_texts, faults, owner, render, require_owner};
 use crate::agent::model::Protocol;
 use crate::store::{self, Walls, rule, security_group};
@@ -26,6 +27,12 @@ impl App {
         request: CreateSecurityGroupsRequest,
     ) -> Result<ListSecurityGroupsReply, Fault> {
         check_bulk(request.security_groups.len())?;
+        let once = self.once(ctx, "create_security_groups", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_security_groups(ctx, by_ids(&ids)).await?;
+            reply.security_groups = in_order(&ids, reply.security_groups, |it| &it.id)?;
+            return Ok(reply);
+        }
         let mut rows = Vec::new();
         for new in request.security_groups {
             let project = owner(ctx, &new.project_id)?;
@@ -39,12 +46,13 @@ impl App {
                     "Default security group already exists.",
                 ));
             }
-            rows.push(self.new_group(project, name, new.description));
+            let row = self.new_group(project, name, new.description);
+            rows.push((row.id.clone(), row));
         }
-        self.change(ctx, rows, |app, txn, _ctx, rows| {
+        self.make(ctx, once, rows, |app, txn, _ctx, rows| {
             Box::pin(async move {
                 let mut security_groups = Vec::new();
-                for row in rows {
+                for (_, row) in rows {
                     ensure_default(&app, txn, &row.project_id).await?;
                     app.spend(txn, &row.project_id, "security_group", 1).await?;
                     let rules = app.first_rules(&row, false)?;
@@ -250,11 +258,19 @@ impl App {
         request: CreateSecurityGroupRulesRequest,
     ) -> Result<ListSecurityGroupRulesReply, Fault> {
         check_bulk(request.security_group_rules.len())?;
-        self.change(ctx, request, |app, txn, ctx, request| {
+        let once = self.once(ctx, "create_security_group_rules", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_security_group_rules(ctx, by_ids(&ids)).await?;
+            reply.security_group_rules = in_order(&ids, reply.security_group_rules, |it| &it.id)?;
+            return Ok(reply);
+        }
+        let rules = request.security_group_rules.into_iter();
+        let rules = rules.map(|new| (self.env.id::<SecurityGroupRuleId>().to_string(), new));
+        self.make(ctx, once, rules.collect(), |app, txn, ctx, rules| {
             Box::pin(async move {
                 let mut made = Vec::new();
-                for new in request.security_group_rules {
-                    made.push(create_rule(&app, txn, &ctx, new).await?);
+                for (id, new) in rules {
+                    made.push(create_rule(&app, txn, &ctx, id, new).await?);
                 }
                 let groups: Vec<String> = made.iter().map(|rule| rule.group_id.clone()).collect();
                 let hosts = store::ports::hosts_of_groups(txn, &groups).await?;
@@ -389,6 +405,7 @@ async fn create_rule(
     app: &App,
     txn: &DatabaseTransaction,
     ctx: &RequestContext,
+    id: String,
     new: SecurityGroupRule,
 ) -> Result<rule::Model, DbError> {
     let group = own(txn, ctx, &new.security_group_id).await?;
@@ -400,7 +417,10 @@ async fn create_rule(
             .ok_or_else(|| faults::no_security_group(&new.remote_group_id))?;
         new.remote_group_id = remote.id;
     }
-    let row = app.new_rule(&group, new)?;
+    let row = rule::Model {
+        id,
+        ..app.new_rule(&group, new)?
+    };
     if let Some(same) = store::security_groups::saying(txn, &group.id, &row.fingerprint).await? {
         return Err(faults::conflict(
             "SecurityGroupRuleExists",

@@ -11,6 +11,7 @@ use yakumo_contracts::network::{
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, RequestContext, SubnetId};
 
+use super::repeats::{by_ids, in_order};
 use super::{App, check_bulk, check_texts, faults, owner, render, require_owner};
 use crate::config::{ManagerConfig, unusable};
 use crate::store::addresses::{address_of, number_of};
@@ -27,11 +28,19 @@ impl App {
         for new in &request.subnets {
             check_texts(&new.name, &new.description)?;
         }
-        self.change(ctx, request, |app, txn, ctx, request| {
+        let once = self.once(ctx, "create_subnets", request.idempotency_key)?;
+        if let Some(ids) = once.made(&self.db).await? {
+            let mut reply = self.list_subnets(ctx, by_ids(&ids)).await?;
+            reply.subnets = in_order(&ids, reply.subnets, |it| &it.id)?;
+            return Ok(reply);
+        }
+        let wanted = request.subnets.into_iter();
+        let wanted = wanted.map(|new| (self.env.id::<SubnetId>().to_string(), new));
+        self.make(ctx, once, wanted.collect(), |app, txn, ctx, wanted| {
             Box::pin(async move {
                 let mut subnets = Vec::new();
-                for new in request.subnets {
-                    subnets.push(create(&app, txn, &ctx, new).await?);
+                for (id, new) in wanted {
+                    subnets.push(create(&app, txn, &ctx, id, new).await?);
                 }
                 Ok(ListSubnetsReply {
                     subnets,
@@ -274,6 +283,7 @@ async fn create(
     app: &App,
     txn: &DatabaseTransaction,
     ctx: &RequestContext,
+    id: String,
     new: NewSubnet,
 ) -> Result<Subnet, DbError> {
     let network = store::networks::find(txn, &Walls::of(ctx)?, &new.network_id)
@@ -312,7 +322,7 @@ async fn create(
     app.spend(txn, &project, "subnet", 1).await?;
     let now = app.now();
     let mut row = subnet::Model {
-        id: app.env.id::<SubnetId>().to_string(),
+        id,
         network_id: network.id.clone(),
         project_id: project,
         name: new.name,

@@ -22,6 +22,7 @@ impl MigratorTrait for Migrator {
             yakumo_db::migration("m20261125_000004_find_hosts_by_group", |manager| {
                 Box::pin(find_hosts_by_group(manager))
             }),
+            yakumo_db::idempotency::migration(),
         ]
     }
 }

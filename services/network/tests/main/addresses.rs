@@ -169,7 +169,10 @@ async fn addresses_that_are_taken_and_gaps_between_pools_are_passed_over() {
             }),
             ..NewPort::default()
         };
-        let wish = CreatePortsRequest { ports: vec![wish] };
+        let wish = CreatePortsRequest {
+            ports: vec![wish],
+            ..Default::default()
+        };
         world.networks.create_ports(&ctx, wish).await.unwrap();
         for wanted in [10, 12, 20, 21] {
             let (_, ports) = world.allocate(&ctx, &network.id, "node-1").await.unwrap();

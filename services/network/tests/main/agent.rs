@@ -188,6 +188,7 @@ impl Cloud {
                 port_id: guest.port.port_id.clone(),
                 ..NewFloatingIp::default()
             }],
+            ..Default::default()
         };
         let made = self
             .world

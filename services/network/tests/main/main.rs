@@ -11,6 +11,7 @@ mod isolation;
 mod manager;
 mod namespaces;
 mod refusals;
+mod repeats;
 mod reports;
 mod routing;
 mod servers;

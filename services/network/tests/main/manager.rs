@@ -13,7 +13,10 @@ use yakumo_types::{Fault, FaultCode, RequestContext};
 use crate::world::{World, admin, filtered, kind, member, new_subnet, reader, rule};
 
 pub async fn port(world: &World, ctx: &RequestContext, port: NewPort) -> Result<Port, Fault> {
-    let request = CreatePortsRequest { ports: vec![port] };
+    let request = CreatePortsRequest {
+        ports: vec![port],
+        ..Default::default()
+    };
     Ok(world
         .networks
         .create_ports(ctx, request)
@@ -48,6 +51,7 @@ async fn the_standard_flow_on_every_database() {
         world.open(&ctx, &group, "tcp", Some(22)).await;
         let again = CreateSecurityGroupRulesRequest {
             security_group_rules: vec![rule(&group, "6", Some(22))],
+            ..Default::default()
         };
         let fault = world
             .networks
@@ -65,6 +69,7 @@ async fn the_standard_flow_on_every_database() {
                         port_id: made.id.clone(),
                         ..NewFloatingIp::default()
                     }],
+                    ..Default::default()
                 },
             )
             .await
@@ -136,6 +141,7 @@ async fn projects_do_not_see_each_other() {
             &one,
             CreateRoutersRequest {
                 routers: vec![NewRouter::default()],
+                ..Default::default()
             },
         )
         .await
@@ -296,6 +302,7 @@ async fn what_only_administrators_and_members_may_do() {
     ] {
         let request = CreateNetworksRequest {
             networks: vec![new],
+            ..Default::default()
         };
         forbidden(
             world
@@ -307,6 +314,7 @@ async fn what_only_administrators_and_members_may_do() {
     }
     let request = CreateNetworksRequest {
         networks: vec![NewNetwork::default()],
+        ..Default::default()
     };
     forbidden(
         world
@@ -396,6 +404,7 @@ async fn what_is_in_use_stays() {
             name: "web".into(),
             ..NewSecurityGroup::default()
         }],
+        ..Default::default()
     };
     let own = world
         .networks
@@ -438,6 +447,7 @@ async fn what_is_in_use_stays() {
             port_id: made.id.clone(),
             ..NewFloatingIp::default()
         }],
+        ..Default::default()
     };
     let first = world
         .networks
@@ -498,6 +508,7 @@ async fn routers_open_the_way_out_for_a_projects_own_network() {
             port_id: ports[0].port_id.clone(),
             ..NewFloatingIp::default()
         }],
+        ..Default::default()
     };
     let fault = world
         .networks
@@ -515,6 +526,7 @@ async fn routers_open_the_way_out_for_a_projects_own_network() {
             }),
             ..NewRouter::default()
         }],
+        ..Default::default()
     };
     let router = world
         .networks

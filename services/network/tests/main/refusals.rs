@@ -28,6 +28,7 @@ async fn a_quota_takes_nothing_when_it_is_exceeded() {
     world.networks.set_quotas(&admin, set).await.unwrap();
     let three = CreatePortsRequest {
         ports: vec![on(&shared.id), on(&shared.id), on(&shared.id)],
+        ..Default::default()
     };
     let fault = world.networks.create_ports(&ctx, three).await.unwrap_err();
     assert_eq!(
@@ -71,6 +72,7 @@ async fn bad_input_is_refused_with_the_reason() {
                 name,
                 ..NewNetwork::default()
             }],
+            ..Default::default()
         };
         invalid(
             world

@@ -58,6 +58,7 @@ async fn networks_meet_each_other_and_the_outside_through_their_router_alone() {
             name: "between".into(),
             ..NewRouter::default()
         }],
+        ..Default::default()
     };
     let networks = &cloud.world.networks;
     let router = networks.create_routers(&ctx, request).await.unwrap();

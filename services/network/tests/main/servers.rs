@@ -192,6 +192,7 @@ async fn a_port_of_the_users_own_outlives_its_server() {
             name: "mine".into(),
             ..NewPort::default()
         }],
+        ..Default::default()
     };
     let made = world
         .networks
@@ -256,6 +257,7 @@ async fn a_port_of_the_users_own_is_free_when_its_host_has_let_go() {
             network_id: shared.id.clone(),
             ..NewPort::default()
         }],
+        ..Default::default()
     };
     let made = world.networks.create_ports(&ctx, made).await.unwrap();
     let made = made.ports[0].clone();
@@ -361,6 +363,7 @@ async fn listings_learn_of_addresses_and_groups() {
             name: "web".into(),
             ..NewSecurityGroup::default()
         }],
+        ..Default::default()
     };
     world
         .networks
@@ -437,6 +440,7 @@ async fn a_host_gets_its_own_state_and_only_when_it_changed() {
     let before = b.pull().await.revision;
     let request = CreateSecurityGroupRulesRequest {
         security_group_rules: vec![rule(&group, "tcp", Some(22))],
+        ..Default::default()
     };
     world
         .networks
@@ -477,6 +481,7 @@ async fn a_port_that_calls_itself_after_a_server_is_none_of_it() {
             device_id: server.clone(),
             ..NewPort::default()
         }],
+        ..Default::default()
     };
     let made = world.networks.create_ports(&stranger, made).await.unwrap();
     let mine = made.ports[0].clone();
@@ -490,6 +495,7 @@ async fn a_port_that_calls_itself_after_a_server_is_none_of_it() {
             &owner,
             CreateSecurityGroupsRequest {
                 security_groups: vec![group],
+                ..Default::default()
             },
         )
         .await

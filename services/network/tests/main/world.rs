@@ -193,6 +193,7 @@ impl World {
                         shared: Some(true),
                         ..NewNetwork::default()
                     }],
+                    ..Default::default()
                 },
             )
             .await
@@ -219,6 +220,7 @@ impl World {
                         router_external: Some(true),
                         ..NewNetwork::default()
                     }],
+                    ..Default::default()
                 },
             )
             .await
@@ -242,6 +244,7 @@ impl World {
                         name: name.into(),
                         ..NewNetwork::default()
                     }],
+                    ..Default::default()
                 },
             )
             .await
@@ -253,6 +256,7 @@ impl World {
     pub async fn subnet(&self, ctx: &RequestContext, subnet: NewSubnet) -> Result<Subnet, Fault> {
         let request = CreateSubnetsRequest {
             subnets: vec![subnet],
+            ..Default::default()
         };
         Ok(self
             .networks
@@ -288,6 +292,7 @@ impl World {
     ) -> String {
         let request = CreateSecurityGroupRulesRequest {
             security_group_rules: vec![rule(group, protocol, port)],
+            ..Default::default()
         };
         self.networks
             .create_security_group_rules(ctx, request)

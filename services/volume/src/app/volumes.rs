@@ -11,7 +11,10 @@ use yakumo_contracts::volume::{
     ListVolumesRequest, StorageHost, UpdateVolumeRequest, Volume, VolumeType,
 };
 use yakumo_db::DbError;
-use yakumo_types::{Fault, RequestContext, VolumeId, VolumeTypeId, check_description, check_name};
+use yakumo_db::idempotency::{Once, gone};
+use yakumo_types::{
+    Fault, IdempotencyKey, RequestContext, VolumeId, VolumeTypeId, check_description, check_name,
+};
 
 use super::{App, no_volume, raced, render, volume_id};
 use crate::store::volumes::{Filter, Sort, SortColumn};
@@ -34,16 +37,23 @@ impl App {
     pub async fn create_volume(
         &self,
         ctx: &RequestContext,
-        request: CreateVolumeRequest,
+        mut request: CreateVolumeRequest,
     ) -> Result<Volume, Fault> {
         let project = ctx.require_member()?.to_string();
+        let key = request.idempotency_key.take().map(IdempotencyKey::from);
+        let once = Once::new(ctx, "create_volume", key.as_ref(), self.env.now());
+        if let Some(id) = once.made_one(&self.db).await? {
+            return self.show_volume(ctx, &id).await.map_err(gone);
+        }
         let row = self.new_row(ctx, &project, request)?;
         let deadline = Duration::from_secs(self.config.workflow_timeout_seconds);
         let (app, ctx, volume) = (self.clone(), ctx.clone(), row.clone());
         self.db
             .write(move |txn| {
                 let (app, ctx, row) = (app.clone(), ctx.clone(), volume.clone());
+                let once = once.clone();
                 Box::pin(async move {
+                    once.keep(txn, std::slice::from_ref(&row.id)).await?;
                     store::quotas::lock(txn, &row.project_id).await?;
                     app.check_quota(txn, &row.project_id, u64::try_from(row.size).unwrap_or(0))
                         .await?;

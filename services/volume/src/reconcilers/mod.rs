@@ -1,6 +1,7 @@
 //! What runs by itself: compares what should be with what is, and mends the
 //! difference.
 
+mod forget_keys;
 mod releases;
 mod storage_hosts;
 mod stuck;
@@ -19,6 +20,9 @@ const STUCK_EVERY: Duration = Duration::from_secs(60);
 /// How often every storage host's own list is compared with the rows.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often old idempotency keys are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
 /// Starts all of them.
 pub(crate) fn start(process: &Process, app: &Arc<App>) {
     let app = || Arc::clone(app);
@@ -32,6 +36,11 @@ pub(crate) fn start(process: &Process, app: &Arc<App>) {
         process,
         Arc::new(storage_hosts::StorageHosts::new(app())),
         COMPARE_EVERY,
+    );
+    drive_reconciler(
+        process,
+        Arc::new(forget_keys::ForgetKeys::new(app())),
+        FORGET_EVERY,
     );
 }
 

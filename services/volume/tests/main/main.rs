@@ -8,6 +8,7 @@ mod attachments;
 mod cloud;
 mod exports;
 mod files;
+mod repeats;
 mod volumes;
 
 /// Makes each of these functions a test on every database.

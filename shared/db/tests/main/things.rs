@@ -51,6 +51,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             yakumo_db::revisions::migration(),
+            yakumo_db::idempotency::migration(),
             yakumo_db::migration("m20261121_000002_create_things", |manager| {
                 Box::pin(async move {
                     manager

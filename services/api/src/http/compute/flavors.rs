@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use yakumo_http::{
-    BaseUrl, HttpResult, Paging, Path, QueryPairs, SortDirection, StrictJson, empty, ok,
+    BaseUrl, HttpResult, KeyedJson, Paging, Path, QueryPairs, SortDirection, StrictJson, empty, ok,
 };
 use yakumo_types::{Fault, ProjectId, RequestContext};
 
@@ -213,7 +213,7 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Caller(ctx): Caller,
     base: BaseUrl,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     ctx.require_admin()?;
     let body = body.flavor;
@@ -250,7 +250,7 @@ pub(super) async fn create(
             Some(value) => boolean("os-flavor-access:is_public", value)?,
         },
     };
-    let row = app.flavor_create(&ctx, new).await?;
+    let row = app.flavor_create(&ctx, new, key.get()).await?;
     Ok(ok(&json!({ "flavor": detail(&base, &row) })))
 }
 

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{HttpResult, Paging, Path, StrictJson, empty, ok};
+use yakumo_http::{HttpResult, KeyedJson, Paging, Path, empty, ok};
 use yakumo_types::{Fault, Timestamp};
 
 use super::Caller;
@@ -82,7 +82,7 @@ pub(super) async fn show(
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Caller(ctx): Caller,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let new = body.keypair;
     // The name of a type is of later versions; RSA is what old clients ask
@@ -93,7 +93,7 @@ pub(super) async fn create(
         Some(_) => return Err(Fault::invalid("A key pair's type must be ssh.").into()),
     };
     let made = app
-        .key_pair_create(&ctx, &new.name, new.public_key.as_deref(), kind)
+        .key_pair_create(&ctx, &new.name, new.public_key.as_deref(), kind, key.get())
         .await?;
     let mut document = short(&made.row);
     if let Some(object) = document.as_object_mut() {

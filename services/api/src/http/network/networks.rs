@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use yakumo_contracts::network::{
     CreateNetworksRequest, IdRequest, Network, NewNetwork, UpdateNetworkRequest,
 };
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -197,13 +199,19 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.network, body.networks)?;
     let networks = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let reply = state
         .networks
-        .create_networks(&ctx, CreateNetworksRequest { networks })
+        .create_networks(
+            &ctx,
+            CreateNetworksRequest {
+                networks,
+                idempotency_key: key.get().map(Into::into),
+            },
+        )
         .await?;
     let documents = reply
         .networks

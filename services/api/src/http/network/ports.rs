@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use yakumo_contracts::network::{
     CreatePortsRequest, FixedIp, FixedIps, IdRequest, NewPort, Port, Texts, UpdatePortRequest,
 };
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -240,13 +242,19 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.port, body.ports)?;
     let ports = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let reply = state
         .networks
-        .create_ports(&ctx, CreatePortsRequest { ports })
+        .create_ports(
+            &ctx,
+            CreatePortsRequest {
+                ports,
+                idempotency_key: key.get().map(Into::into),
+            },
+        )
         .await?;
     let documents = reply.ports.into_iter().map(|it| render(it, &ctx)).collect();
     Ok(created(&created_document(

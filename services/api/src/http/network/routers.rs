@@ -9,7 +9,9 @@ use yakumo_contracts::network::{
     CreateRoutersRequest, ExternalGateway, FixedIp, IdRequest, NewRouter, Router, RouterInterface,
     RouterInterfaceRequest, UpdateRouterRequest,
 };
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -213,13 +215,19 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.router, body.routers)?;
     let routers = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let reply = state
         .networks
-        .create_routers(&ctx, CreateRoutersRequest { routers })
+        .create_routers(
+            &ctx,
+            CreateRoutersRequest {
+                routers,
+                idempotency_key: key.get().map(Into::into),
+            },
+        )
         .await?;
     let documents = reply
         .routers

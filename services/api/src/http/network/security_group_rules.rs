@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use yakumo_contracts::network::{CreateSecurityGroupRulesRequest, IdRequest, SecurityGroupRule};
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, created, empty, ok};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -171,12 +171,13 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.security_group_rule, body.security_group_rules)?;
     let security_group_rules = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let request = CreateSecurityGroupRulesRequest {
         security_group_rules,
+        idempotency_key: key.get().map(Into::into),
     };
     let reply = state
         .networks

@@ -9,7 +9,9 @@ use yakumo_contracts::network::{
     CreateSecurityGroupsRequest, IdRequest, NewSecurityGroup, SecurityGroup,
     UpdateSecurityGroupRequest,
 };
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -154,11 +156,14 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.security_group, body.security_groups)?;
     let security_groups = new.into_iter().map(read).collect::<Result<_, _>>()?;
-    let request = CreateSecurityGroupsRequest { security_groups };
+    let request = CreateSecurityGroupsRequest {
+        security_groups,
+        idempotency_key: key.get().map(Into::into),
+    };
     let reply = state.networks.create_security_groups(&ctx, request).await?;
     let documents = reply
         .security_groups

@@ -9,7 +9,9 @@ use yakumo_contracts::network::{
     AllocationPool, AllocationPools, CreateSubnetsRequest, HostRoute, HostRoutes, IdRequest,
     NewSubnet, Subnet, Texts, UpdateSubnetRequest,
 };
-use yakumo_http::{Auth, BaseUrl, HttpResult, Path, QueryPairs, StrictJson, created, empty, ok};
+use yakumo_http::{
+    Auth, BaseUrl, HttpResult, KeyedJson, Path, QueryPairs, StrictJson, created, empty, ok,
+};
 use yakumo_types::{Fault, RequestContext};
 
 use super::NetworkState;
@@ -226,13 +228,19 @@ pub async fn delete(
 pub async fn create(
     State(state): State<NetworkState>,
     Auth(ctx): Auth,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     let (new, bulk) = one_or_many(body.subnet, body.subnets)?;
     let subnets = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let reply = state
         .networks
-        .create_subnets(&ctx, CreateSubnetsRequest { subnets })
+        .create_subnets(
+            &ctx,
+            CreateSubnetsRequest {
+                subnets,
+                idempotency_key: key.get().map(Into::into),
+            },
+        )
         .await?;
     let documents = reply
         .subnets

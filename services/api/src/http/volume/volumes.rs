@@ -11,7 +11,8 @@ use yakumo_contracts::volume::{
     Attachment, CreateVolumeRequest, ListVolumesRequest, UpdateVolumeRequest, Volume, VolumeRequest,
 };
 use yakumo_http::{
-    BaseUrl, HttpResult, Paging, Path, QueryPairs, SortDirection, StrictJson, accepted, empty, ok,
+    BaseUrl, HttpResult, KeyedJson, Paging, Path, QueryPairs, SortDirection, StrictJson, accepted,
+    empty, ok,
 };
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
@@ -278,7 +279,7 @@ pub async fn create(
     State(state): State<VolumeState>,
     Caller(ctx): Caller,
     base: BaseUrl,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     if body.hints.is_some_and(|hints| !hints.is_empty()) {
         return Err(Fault::invalid("Scheduler hints are not offered by this cloud.").into());
@@ -313,6 +314,7 @@ pub async fn create(
         volume_type: new.volume_type.unwrap_or_default(),
         availability_zone: new.availability_zone.unwrap_or_default(),
         metadata: new.metadata.unwrap_or_default(),
+        idempotency_key: key.get().map(Into::into),
     };
     let volume = state.volumes.create_volume(&ctx, request).await?;
     Ok(accepted(&json!({ "volume": render(&volume, &base, &ctx) })))

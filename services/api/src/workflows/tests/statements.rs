@@ -83,7 +83,11 @@ fn wanted() -> NewServer {
 /// Boots a server and counts.
 async fn boot(world: &World, counting: &Counting) -> (usize, usize) {
     counting.take();
-    let accepted = world.app.server_create(&caller(), wanted()).await.unwrap();
+    let accepted = world
+        .app
+        .server_create(&caller(), wanted(), None)
+        .await
+        .unwrap();
     let id = accepted.servers[0].id.parse().unwrap();
     // Asking is a statement, too.
     let mut asked = 0;
@@ -152,7 +156,11 @@ async fn a_boot_takes_few_statements_and_counts_servers_only_under_a_quota() {
         rxtx_factor: 1.0,
         is_public: true,
     };
-    world.app.flavor_create(&caller(), flavor).await.unwrap();
+    world
+        .app
+        .flavor_create(&caller(), flavor, None)
+        .await
+        .unwrap();
     boot(&world, &counting).await;
 
     // Accepting it (flavor, quota, lease, workflow, server, build, action),

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use yakumo_http::{BaseUrl, HttpResult, StrictJson, accepted};
+use yakumo_http::{BaseUrl, HttpResult, KeyedJson, accepted};
 use yakumo_types::Fault;
 
 use super::super::{Caller, boolean, integer, last_segment};
@@ -75,7 +75,7 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Caller(ctx): Caller,
     base: BaseUrl,
-    StrictJson(body): StrictJson<CreateBody>,
+    KeyedJson(body, key): KeyedJson<CreateBody>,
 ) -> HttpResult<Response> {
     ctx.require_member()?;
     if body
@@ -90,7 +90,7 @@ pub(super) async fn create(
         Some(value) => boolean("return_reservation_id", value)?,
         None => false,
     };
-    let made = app.server_create(&ctx, wanted(body)?).await?;
+    let made = app.server_create(&ctx, wanted(body)?, key.get()).await?;
     if wants_reservation {
         return Ok(accepted(&json!({ "reservation_id": made.reservation_id })));
     }
@@ -99,7 +99,7 @@ pub(super) async fn create(
     };
     let location = format!("{base}/v2.1/servers/{}", first.id);
     let groups: Value = serde_json::from_str(&first.security_groups).unwrap_or_default();
-    let mut response = accepted(&json!({ "server": {
+    let mut document = json!({
         "id": first.id,
         "links": [
             { "rel": "self", "href": location },
@@ -107,8 +107,11 @@ pub(super) async fn create(
         ],
         "OS-DCF:diskConfig": "MANUAL",
         "security_groups": groups,
-        "adminPass": made.admin_password,
-    }}));
+    });
+    if let (Some(object), Some(password)) = (document.as_object_mut(), made.admin_password) {
+        object.insert("adminPass".into(), password.into());
+    }
+    let mut response = accepted(&json!({ "server": document }));
     if let Ok(value) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, value);
     }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yakumo_http::{HttpResult, Path, StrictJson, empty, ok};
+use yakumo_http::{HttpResult, KeyedJson, Path, empty, ok};
 use yakumo_types::{Fault, RequestContext, VolumeId};
 
 use super::super::Caller;
@@ -104,12 +104,12 @@ async fn attach(
     State(app): State<Arc<App>>,
     Caller(ctx): Caller,
     Path(path): Path<ServerPath>,
-    StrictJson(body): StrictJson<Body>,
+    KeyedJson(body, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let Attach { volume_id, device } = body.attachment;
     let device = device.as_deref().filter(|it| !matches!(*it, "" | "auto"));
     let row = app
-        .volume_attach(&ctx, path.id()?, volume_id, device)
+        .volume_attach(&ctx, path.id()?, volume_id, device, key.get())
         .await?;
     Ok(ok(&json!({ "volumeAttachment": document(&row) })))
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
-use yakumo_http::{Auth, HttpResult, StrictJson, ok};
+use yakumo_http::{Auth, HttpResult, KeyedJson, ok};
 use yakumo_types::Fault;
 
 use crate::app::Images;
@@ -22,12 +22,14 @@ pub async fn handle(
     State(app): State<Images>,
     Auth(ctx): Auth,
     params: Params,
-    StrictJson(body): StrictJson<Body>,
+    KeyedJson(body, key): KeyedJson<Body>,
 ) -> HttpResult<Response> {
     let project = body
         .member
         .parse()
         .map_err(|_| Fault::invalid("The member must be the id of a project."))?;
-    let member = app.add_member(&ctx, params.image()?, project).await?;
+    let member = app
+        .add_member(&ctx, params.image()?, project, key.get())
+        .await?;
     Ok(ok(&render::member(&member)))
 }
