@@ -24,7 +24,7 @@ async fn post(url: &str, key: Option<&str>, body: &Value) -> (u16, Value, Option
     (status, answer.json().await.unwrap_or_default(), again)
 }
 
-/// Asks twice in the same way, once in another way, and once without a key.
+/// Asks twice in the same way, once in another way, and twice without a key.
 async fn check(
     keys: impl Fn() -> Vec<Option<IdempotencyKey>>,
     url: &str,
@@ -38,6 +38,7 @@ async fn check(
         (Some(KEY), body),
         (Some(KEY), other),
         (None, body),
+        (None, body),
     ] {
         let (got, answer, _) = post(url, key, body).await;
         assert_eq!(got, status, "{url}: {answer}");
@@ -49,13 +50,15 @@ async fn check(
     assert_eq!(key(0), key(1));
     assert_eq!(key(2).key, KEY);
     assert_ne!(key(0).digest, key(2).digest, "{url}");
-    assert_eq!(came[3], None);
+    // Without one each request has its own, which no client can have given.
+    assert!(key(3).key.contains(' '), "{:?}", key(3).key);
+    assert_ne!(key(3).key, key(4).key);
 
     for bad in ["", "two words"] {
         let (got, answer, _) = post(url, Some(bad), body).await;
         assert_eq!(got, 400, "{answer}");
     }
-    assert_eq!(keys().len(), before + 4);
+    assert_eq!(keys().len(), before + 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,11 +30,11 @@ pub(crate) fn unknown_method(service: &str, method: &str) -> Fault {
     Fault::not_implemented(format!("{service} has no method {method}."))
 }
 
-impl From<&yakumo_types::IdempotencyKey> for common::IdempotencyKey {
-    fn from(key: &yakumo_types::IdempotencyKey) -> Self {
+impl From<yakumo_types::IdempotencyKey> for common::IdempotencyKey {
+    fn from(key: yakumo_types::IdempotencyKey) -> Self {
         Self {
-            key: key.key.clone(),
-            digest: key.digest.clone(),
+            key: key.key,
+            digest: key.digest,
         }
     }
 }

@@ -45,6 +45,19 @@ impl Key {
         self.0.as_ref().map(|held| &held.key)
     }
 
+    /// The client's key, or one that stands for this request alone: also a
+    /// message on the bus may come again, when whoever handled it died before
+    /// saying so. No client's key has a blank in it.
+    pub fn or_own(&self, ctx: &RequestContext) -> IdempotencyKey {
+        self.get().cloned().unwrap_or_else(|| {
+            let own = format!("request {}", ctx.request_id);
+            IdempotencyKey {
+                digest: own.clone(),
+                key: own,
+            }
+        })
+    }
+
     /// 400 if the client gave a key: the answer will hold a secret.
     pub fn refuse(&self) -> Result<(), Fault> {
         match self.0 {

@@ -181,7 +181,7 @@ pub async fn create(
             &ctx,
             CreateFloatingIpsRequest {
                 floatingips,
-                idempotency_key: key.get().map(Into::into),
+                idempotency_key: Some(key.or_own(&ctx).into()),
             },
         )
         .await?;

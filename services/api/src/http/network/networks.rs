@@ -209,7 +209,7 @@ pub async fn create(
             &ctx,
             CreateNetworksRequest {
                 networks,
-                idempotency_key: key.get().map(Into::into),
+                idempotency_key: Some(key.or_own(&ctx).into()),
             },
         )
         .await?;

@@ -252,7 +252,7 @@ pub async fn create(
             &ctx,
             CreatePortsRequest {
                 ports,
-                idempotency_key: key.get().map(Into::into),
+                idempotency_key: Some(key.or_own(&ctx).into()),
             },
         )
         .await?;

@@ -225,7 +225,7 @@ pub async fn create(
             &ctx,
             CreateRoutersRequest {
                 routers,
-                idempotency_key: key.get().map(Into::into),
+                idempotency_key: Some(key.or_own(&ctx).into()),
             },
         )
         .await?;

@@ -177,7 +177,7 @@ pub async fn create(
     let security_group_rules = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let request = CreateSecurityGroupRulesRequest {
         security_group_rules,
-        idempotency_key: key.get().map(Into::into),
+        idempotency_key: Some(key.or_own(&ctx).into()),
     };
     let reply = state
         .networks

@@ -162,7 +162,7 @@ pub async fn create(
     let security_groups = new.into_iter().map(read).collect::<Result<_, _>>()?;
     let request = CreateSecurityGroupsRequest {
         security_groups,
-        idempotency_key: key.get().map(Into::into),
+        idempotency_key: Some(key.or_own(&ctx).into()),
     };
     let reply = state.networks.create_security_groups(&ctx, request).await?;
     let documents = reply

@@ -238,7 +238,7 @@ pub async fn create(
             &ctx,
             CreateSubnetsRequest {
                 subnets,
-                idempotency_key: key.get().map(Into::into),
+                idempotency_key: Some(key.or_own(&ctx).into()),
             },
         )
         .await?;

@@ -314,7 +314,7 @@ pub async fn create(
         volume_type: new.volume_type.unwrap_or_default(),
         availability_zone: new.availability_zone.unwrap_or_default(),
         metadata: new.metadata.unwrap_or_default(),
-        idempotency_key: key.get().map(Into::into),
+        idempotency_key: Some(key.or_own(&ctx).into()),
     };
     let volume = state.volumes.create_volume(&ctx, request).await?;
     Ok(accepted(&json!({ "volume": render(&volume, &base, &ctx) })))
