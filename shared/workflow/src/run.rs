@@ -35,9 +35,10 @@ pub(crate) async fn drive(inner: Arc<Inner>, claimed: Claimed) {
         }
     };
     tokio::select! {
-        () = run => {}
-        () = worker.lost.cancelled() => info!(workflow = id, "left a workflow to another worker"),
+        biased;
         () = inner.killed.cancelled() => {}
+        () = worker.lost.cancelled() => info!(workflow = id, "left a workflow to another worker"),
+        () = run => {}
     }
 }
 
@@ -252,6 +253,7 @@ impl<'i> Run<'i> {
         let ear = &self.listening.ear;
         let wait = wait.min(self.inner.config.linger);
         tokio::select! {
+            biased;
             // One that is to give up leaves, and is read anew when it is claimed.
             () = ear.woken_beyond(heard) => !ear.is_cancelled(),
             () = self.inner.env.clock.sleep(wait) => false,

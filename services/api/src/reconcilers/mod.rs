@@ -57,6 +57,7 @@ fn relay_nudges(process: &Process, app: &Arc<App>, sync: yakumo_service::Nudge) 
     process.spawn("relay nudges", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.to_sync.wait() => sync.nudge(),
                 () = shutdown.cancelled() => return,
             }
@@ -69,6 +70,7 @@ fn publish_hosts(process: &Process, app: &Arc<App>) {
     process.spawn("publish hosts", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.hosts_publish_next() => {}
                 () = shutdown.cancelled() => return,
             }
@@ -82,6 +84,7 @@ fn write_heard(process: &Process, app: &Arc<App>) {
     process.spawn("write hosts heard", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.env.clock.sleep(WRITE_HEARD_EVERY) => {}
                 () = shutdown.cancelled() => return,
             }
