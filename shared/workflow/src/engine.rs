@@ -2,7 +2,7 @@
 //! workflows to tasks.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     pub db: Db,
     pub env: Env,
     pub config: EngineConfig,
-    pub kinds: RwLock<HashMap<&'static str, Arc<dyn Workflow>>>,
+    pub kinds: RwLock<BTreeMap<&'static str, Arc<dyn Workflow>>>,
     pub nudge: Notify,
     pub lease: Lease,
     /// Nothing new is begun; what runs ends with its current step.

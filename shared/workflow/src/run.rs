@@ -56,6 +56,8 @@ pub(crate) struct Run<'i> {
     pub(crate) wakes: i64,
     claimed_wakes: i64,
     pub(crate) listening: Listening<'i>,
+    /// Whether nobody before this claim can have gone beyond the last record.
+    pub(crate) alone: bool,
     /// Steps that are done and not recorded yet: those just before `step`.
     pub(crate) unrecorded: Vec<(&'static str, Value)>,
     /// What is to be written with the record of the step that just ended.
@@ -114,6 +116,7 @@ impl<'i> Run<'i> {
             wakes: row.wakes,
             claimed_wakes: row.wakes,
             listening,
+            alone: claimed.untouched,
             unrecorded: Vec::new(),
             along: None,
             cancel: read_fault(&row.cancel),
