@@ -51,20 +51,21 @@ pub struct Tally {
     pub lasted: Duration,
 }
 
-/// Runs `count` seeds from `first` on, some at the same time; of failures, the
-/// one with the lowest seed is kept.
+/// Runs `count` seeds from `first` on, some at the same time, up to the first
+/// one that fails.
 ///
 /// # Errors
 /// If a simulation cannot be set up.
 pub fn run_many(scenario: &Scenario<'_>, first: u64, count: u64) -> anyhow::Result<Tally> {
     let next = AtomicU64::new(0);
+    let end = AtomicU64::new(count);
     let tally = Mutex::new(Tally::default());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let work = || -> anyhow::Result<()> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
+                if index >= end.load(Ordering::Relaxed) {
                     return Ok(());
                 }
                 let run = scenario(first.wrapping_add(index))?;
@@ -73,6 +74,8 @@ pub fn run_many(scenario: &Scenario<'_>, first: u64, count: u64) -> anyhow::Resu
                 tally.lasted += run.lasted;
                 let lowest = tally.failure.as_ref().is_none_or(|it| run.seed < it.seed);
                 if !run.violations.is_empty() && lowest {
+                    // Those below it may still be under way; none above begins.
+                    end.fetch_min(index, Ordering::Relaxed);
                     tally.failure = Some(run);
                 }
             }
@@ -152,7 +155,11 @@ impl ContextSeal for NoSeal {
 /// seeds: what hides behind another one shows there.
 pub fn bus_faults(chance: &Chance) -> Faults {
     let some = |most: u64| {
-        let drawn = if chance.happens(700) { chance.below(most) } else { 0 };
+        let drawn = if chance.happens(700) {
+            chance.below(most)
+        } else {
+            0
+        };
         u16::try_from(drawn).unwrap_or(0)
     };
     Faults {
@@ -171,7 +178,13 @@ pub fn bus_faults(chance: &Chance) -> Faults {
 
 /// How badly a seed treats its databases.
 pub fn store_faults(chance: &Chance) -> StoreFaults {
-    let some = |most: u64| if chance.happens(700) { chance.below(most) } else { 0 };
+    let some = |most: u64| {
+        if chance.happens(700) {
+            chance.below(most)
+        } else {
+            0
+        }
+    };
     StoreFaults {
         statement: some(15),
         before_commit: some(40),

@@ -11,7 +11,7 @@ fn failure(flaw: Flaw, seeds: u64) -> Option<Run> {
 
 #[test]
 fn every_errand_is_done_once_or_wholly_undone() {
-    if let Some(run) = failure(Flaw::None, 300) {
+    if let Some(run) = failure(Flaw::None, 100) {
         panic!(
             "seed {}: {:?}; replay it: cargo xtask simulate errands --seed {}",
             run.seed, run.violations, run.seed
@@ -21,11 +21,15 @@ fn every_errand_is_done_once_or_wholly_undone() {
 
 #[test]
 fn a_seed_is_played_back_bit_by_bit() {
-    for seed in 0..20 {
-        let first = run(seed, Flaw::None, Detail::Everything).unwrap();
-        let second = run(seed, Flaw::None, Detail::Everything).unwrap();
+    for seed in 0..10 {
+        let first = run(seed, Flaw::None, Detail::Events).unwrap();
+        let second = run(seed, Flaw::None, Detail::Events).unwrap();
         assert!(first.log.lines().count() > 500, "little happened");
-        let difference = first.log.lines().zip(second.log.lines()).find(|(a, b)| a != b);
+        let difference = first
+            .log
+            .lines()
+            .zip(second.log.lines())
+            .find(|(a, b)| a != b);
         assert_eq!(difference, None, "seed {seed}");
         assert_eq!(first.log.len(), second.log.len(), "seed {seed}");
     }

@@ -25,12 +25,7 @@ pub struct Front {
 ///
 /// # Errors
 /// Those of [`crate::start`].
-pub async fn start(
-    process: &Process,
-    bus: Bus,
-    config: Config,
-    db: Db,
-) -> anyhow::Result<Front> {
+pub async fn start(process: &Process, bus: Bus, config: Config, db: Db) -> anyhow::Result<Front> {
     let app = crate::work(process, bus, config, db).await?;
     Ok(Front { app })
 }

@@ -80,7 +80,9 @@ impl Record {
         Ok(())
     }
 
-    fn is_bare(&self) -> bool {
+    /// Only the memory of what was here is left, which the real agent forgets
+    /// after a while.
+    pub fn is_bare(&self) -> bool {
         self.claim.is_none() && self.desired.is_none()
     }
 
@@ -320,9 +322,10 @@ impl ComputeHostServer for Host {
     ) -> Result<ClaimServerReply, Fault> {
         let free = {
             let disk = lock(&self.disk);
-            let others = disk.records.iter().filter(|(id, record)| {
-                **id != request.server_id && record.claim.is_some()
-            });
+            let others = disk
+                .records
+                .iter()
+                .filter(|(id, record)| **id != request.server_id && record.claim.is_some());
             others.count() < ROOM
         };
         self.change(&request.server_id, |record| {
@@ -413,7 +416,9 @@ impl ComputeHostServer for Host {
             }
             if let Some(mine) = &record.desired {
                 if mine.generation == desired.generation && mine.power() != desired.power() {
-                    return Err(Fault::conflict("The same generation asked for another thing."));
+                    return Err(Fault::conflict(
+                        "The same generation asked for another thing.",
+                    ));
                 }
                 if mine.power() == Power::Absent && !absent {
                     return Err(Fault::conflict("The server is being removed."));

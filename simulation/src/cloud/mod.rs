@@ -118,8 +118,7 @@ pub fn run(seed: u64, detail: Detail) -> anyhow::Result<Run> {
 
 impl Scene {
     fn new(mut world: World, schema: &Template) -> anyhow::Result<Self> {
-        let store =
-            SimulatedStore::copy_of(schema, "db", world.env("db"), world.noter("db"))?;
+        let store = SimulatedStore::copy_of(schema, "db", world.env("db"), world.noter("db"))?;
         let (bus, control) = Bus::in_process_with(
             world.env("bus"),
             Arc::new(NoSeal),
@@ -139,7 +138,11 @@ impl Scene {
             nodes: Vec::new(),
             neighbours,
             ports,
-            failing: if chance.happens(500) { chance.below(300) } else { 0 },
+            failing: if chance.happens(500) {
+                chance.below(300)
+            } else {
+                0
+            },
             boot_bound: if chance.happens(500) { 30 } else { 600 },
             started: 0,
             known: Arc::default(),
@@ -326,10 +329,9 @@ impl Scene {
 
     fn violations(&self) -> anyhow::Result<Vec<String>> {
         let mut violations = Vec::new();
-        for row in self
-            .store
-            .peek("SELECT kind, resource, state, waiting_for FROM workflows WHERE finished_at = 0")?
-        {
+        for row in self.store.peek(
+            "SELECT kind, resource, state, waiting_for FROM workflows WHERE finished_at = 0",
+        )? {
             violations.push(format!("a workflow does not end: {row:?}"));
         }
         let rows = self.store.peek(
@@ -376,6 +378,9 @@ impl Scene {
                 violations.push(format!("{name} promised more than it has"));
             }
             for (id, record) in &disk.records {
+                if record.is_bare() {
+                    continue;
+                }
                 if homes.get(id).is_none_or(|home| home != name) {
                     violations.push(format!("{name} has what is not there: {id} {record:?}"));
                     continue;

@@ -160,12 +160,17 @@ impl ServerPortsServer for Network {
         _: ListServerAddressesRequest,
     ) -> Result<ListServerAddressesReply, Fault> {
         let ports = lock(&self.0);
-        let servers = ports.addresses.iter().map(|(server, address)| ServerAddresses {
-            server_id: server.clone(),
-            revision: ports.revision,
-            addresses_json: format!(r#"{{"flat":[{{"addr":"10.0.0.{address}","version":4}}]}}"#),
-            ..ServerAddresses::default()
-        });
+        let servers = ports
+            .addresses
+            .iter()
+            .map(|(server, address)| ServerAddresses {
+                server_id: server.clone(),
+                revision: ports.revision,
+                addresses_json: format!(
+                    r#"{{"flat":[{{"addr":"10.0.0.{address}","version":4}}]}}"#
+                ),
+                ..ServerAddresses::default()
+            });
         Ok(ListServerAddressesReply {
             servers: servers.collect(),
             next: String::new(),

@@ -47,7 +47,7 @@ pub enum Flaw {
 const WORKERS: usize = 3;
 const ERRANDS: usize = 5;
 /// How long things go wrong, at most.
-const TROUBLE: Duration = Duration::from_secs(60);
+const TROUBLE: Duration = Duration::from_secs(40);
 /// By when everything has ended after that.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -121,12 +121,7 @@ impl Scene {
         errands: &Template,
         outside: &Template,
     ) -> anyhow::Result<Self> {
-        let store = SimulatedStore::copy_of(
-            errands,
-            "db",
-            world.env("db"),
-            world.noter("db"),
-        )?;
+        let store = SimulatedStore::copy_of(errands, "db", world.env("db"), world.noter("db"))?;
         let outside_store = SimulatedStore::copy_of(
             outside,
             "outside db",
@@ -232,7 +227,14 @@ impl Scene {
                     let (engine, input) = (engine.clone(), json!(input));
                     Box::pin(async move {
                         engine
-                            .submit(txn, Errand::KIND, &resource(number), input, &context(), deadline)
+                            .submit(
+                                txn,
+                                Errand::KIND,
+                                &resource(number),
+                                input,
+                                &context(),
+                                deadline,
+                            )
                             .await
                     })
                 })
@@ -272,8 +274,7 @@ impl Scene {
                 if let Some(worker) = self.workers.get(index) {
                     // The server does not keep a transaction open for it.
                     worker.link.cut();
-                    let length =
-                        chance.between(Duration::from_millis(10), Duration::from_secs(40));
+                    let length = chance.between(Duration::from_millis(10), Duration::from_secs(40));
                     self.world.pause(worker.process, length);
                 }
             }
@@ -285,7 +286,8 @@ impl Scene {
             6 => {
                 self.outside_link.cut();
                 self.world.kill(self.outside);
-                self.world.run_for(Duration::from_millis(chance.below(3000)));
+                self.world
+                    .run_for(Duration::from_millis(chance.below(3000)));
                 (self.outside, self.outside_link) =
                     start_outside(&mut self.world, &self.bus, &self.outside_store, self.flaw)?;
             }
@@ -379,7 +381,9 @@ impl Scene {
             let [id, resource, state, input] = workflow.as_slice() else {
                 continue;
             };
-            let (own, others) = effects.into_iter().partition(|it| it.first() == Some(resource));
+            let (own, others) = effects
+                .into_iter()
+                .partition(|it| it.first() == Some(resource));
             effects = others;
             let own: Vec<Vec<String>> = own;
             let expected = match state.as_str() {

@@ -121,10 +121,7 @@ impl Outside {
     }
 }
 
-async fn change(
-    txn: &yakumo_db::DatabaseTransaction,
-    request: &Request,
-) -> Result<(), DbError> {
+async fn change(txn: &yakumo_db::DatabaseTransaction, request: &Request) -> Result<(), DbError> {
     match request.wish {
         Wish::Take => effect_add(txn, &request.resource, &request.thing).await,
         Wish::TakeInVain => Err(Fault::conflict("There is none left.").into()),

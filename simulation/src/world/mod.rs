@@ -20,8 +20,8 @@ use yakumo_types::Env;
 
 pub use self::chance::Chance;
 pub use self::log::Log;
-pub use self::process::ProcessId;
 use self::process::Process;
+pub use self::process::ProcessId;
 use self::timers::{SimulatedClock, Timers};
 
 /// A runtime's own timers, which only bound things, are looked at this often.
@@ -102,7 +102,10 @@ impl World {
     /// # Errors
     /// If the process is gone, or if `work` waits for something after all.
     pub fn within<T>(&mut self, id: ProcessId, work: impl Future<Output = T>) -> anyhow::Result<T> {
-        let process = self.processes.get(id.0).context("there is no such process")?;
+        let process = self
+            .processes
+            .get(id.0)
+            .context("there is no such process")?;
         process.within(work)
     }
 
@@ -137,7 +140,8 @@ impl World {
         if let Some(process) = self.processes.get_mut(id.0)
             && process.end()
         {
-            self.log.note(self.timers.now(), process.name(), "is killed");
+            self.log
+                .note(self.timers.now(), process.name(), "is killed");
         }
     }
 
