@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use yakumo_simulation::errands::Flaw;
 use yakumo_simulation::scenario::{Detail, Run, run_many};
 use yakumo_simulation::{cloud, errands};
 
@@ -45,8 +44,8 @@ impl Scenario {
 
     fn run(self, seed: u64, detail: Detail) -> anyhow::Result<Run> {
         match self {
-            Self::Errands => errands::run(seed, Flaw::None, detail),
-            Self::Cloud => cloud::run(seed, detail),
+            Self::Errands => errands::run(seed, errands::Flaw::None, detail),
+            Self::Cloud => cloud::run(seed, cloud::Flaw::None, detail),
         }
     }
 }

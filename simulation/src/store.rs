@@ -1,4 +1,5 @@
-//! The tables of what is made up for the simulation.
+//! The tables of what is made up for the simulation, and what is asked of
+//! databases when a run is over.
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use sea_orm_migration::MigrationTrait;
@@ -128,3 +129,24 @@ pub async fn effect_remove(
         .await?;
     Ok(())
 }
+
+/// Workflows that have not ended.
+pub const UNFINISHED: &str = "SELECT id FROM workflows WHERE finished_at = 0";
+
+/// All workflows.
+pub const WORKFLOWS: &str = "SELECT id, resource, state, input FROM workflows ORDER BY id";
+
+/// How many of each thing are taken, and for what.
+pub const EFFECTS: &str = "SELECT resource, thing, COUNT(*) FROM effects GROUP BY resource, thing";
+
+/// Writes in the name of a claim that was not the valid one.
+pub const OVERTAKEN: &str =
+    "SELECT workflow_id, step, epoch, valid_epoch FROM ledger WHERE epoch <> valid_epoch";
+
+/// What has not ended, and what it waits for.
+pub const AT_WORK: &str =
+    "SELECT kind, resource, state, waiting_for FROM workflows WHERE finished_at = 0";
+
+/// Every server and where it stands.
+pub const ALL_SERVERS: &str = "SELECT id, vm_state, task_state, COALESCE(host, ''), COALESCE(workflow_id, ''), \
+             deleted_at FROM server ORDER BY id";

@@ -3,15 +3,13 @@
 use yakumo_simulation::errands::{Flaw, run};
 use yakumo_simulation::scenario::{Detail, Run, run_many};
 
-fn failure(flaw: Flaw, seeds: u64) -> Option<Run> {
-    run_many(&|seed| run(seed, flaw, Detail::Events), 0, seeds)
-        .unwrap()
-        .failure
+fn failure(flaw: Flaw, seeds: u64) -> anyhow::Result<Option<Run>> {
+    Ok(run_many(&|seed| run(seed, flaw, Detail::Events), 0, seeds)?.failure)
 }
 
 #[test]
 fn every_errand_is_done_once_or_wholly_undone() {
-    if let Some(run) = failure(Flaw::None, 100) {
+    if let Some(run) = failure(Flaw::None, 100).unwrap() {
         panic!(
             "seed {}: {:?}; replay it: cargo xtask simulate errands --seed {}",
             run.seed, run.violations, run.seed
@@ -43,16 +41,16 @@ fn seeds_differ() {
 
 #[test]
 fn writes_without_a_fence_are_found() {
-    let found = failure(Flaw::UnfencedWrites, 300).unwrap();
+    let found = failure(Flaw::UnfencedWrites, 300).unwrap().unwrap();
     assert!(found.violations.iter().any(|it| it.contains("not valid")));
 }
 
 #[test]
 fn a_receiver_that_does_everything_it_is_told_is_found() {
-    assert!(failure(Flaw::CarelessReceiver, 300).is_some());
+    assert!(failure(Flaw::CarelessReceiver, 300).unwrap().is_some());
 }
 
 #[test]
 fn a_receiver_that_takes_late_messages_of_what_was_undone_is_found() {
-    assert!(failure(Flaw::LateReceiver, 300).is_some());
+    assert!(failure(Flaw::LateReceiver, 300).unwrap().is_some());
 }

@@ -29,7 +29,18 @@ use yakumo_types::{ProjectId, RequestContext, RequestId, ServerId};
 use self::host::Disk;
 use self::neighbours::Ports;
 use crate::scenario::{Detail, NoSeal, Run, bus_faults, listening, store_faults, template};
+use crate::store::{ALL_SERVERS, AT_WORK};
 use crate::world::{ProcessId, World, lock};
+
+/// What is wrong on purpose, so that a test can see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing.
+    None,
+    /// The network service makes ports for a claim that has let them go
+    /// already, when its message was late.
+    LatePorts,
+}
 
 const APIS: usize = 2;
 const HOSTS: [&str; 3] = ["node-a", "node-bb", "node-ccc"];
@@ -81,13 +92,13 @@ fn context() -> RequestContext {
 ///
 /// # Errors
 /// If the simulation cannot be set up.
-pub fn run(seed: u64, detail: Detail) -> anyhow::Result<Run> {
+pub fn run(seed: u64, flaw: Flaw, detail: Detail) -> anyhow::Result<Run> {
     static TEMPLATE: OnceLock<Template> = OnceLock::new();
     let schema = template::<yakumo_api::Migrator>(&TEMPLATE)?;
     let world = World::new(seed);
     let log = Arc::clone(world.log());
     let work = || -> anyhow::Result<Run> {
-        let mut scene = Scene::new(world, &schema)?;
+        let mut scene = Scene::new(world, flaw, &schema)?;
         scene.trouble()?;
         scene.heal();
         let mut violations = Vec::new();
@@ -117,7 +128,7 @@ pub fn run(seed: u64, detail: Detail) -> anyhow::Result<Run> {
 }
 
 impl Scene {
-    fn new(mut world: World, schema: &Template) -> anyhow::Result<Self> {
+    fn new(mut world: World, flaw: Flaw, schema: &Template) -> anyhow::Result<Self> {
         let store = SimulatedStore::copy_of(schema, "db", world.env("db"), world.noter("db"))?;
         let (bus, control) = Bus::in_process_with(
             world.env("bus"),
@@ -127,7 +138,10 @@ impl Scene {
         let chance = Arc::clone(world.chance());
         let ports: Arc<Mutex<Ports>> = Arc::default();
         let neighbours = world.start("neighbours")?;
-        world.within(neighbours, neighbours::start(&bus, Arc::clone(&ports)))??;
+        world.within(
+            neighbours,
+            neighbours::start(&bus, Arc::clone(&ports), flaw),
+        )??;
         let mut scene = Self {
             scheduler: start_scheduler(&mut world, &bus, 0)?,
             world,
@@ -329,15 +343,10 @@ impl Scene {
 
     fn violations(&self) -> anyhow::Result<Vec<String>> {
         let mut violations = Vec::new();
-        for row in self.store.peek(
-            "SELECT kind, resource, state, waiting_for FROM workflows WHERE finished_at = 0",
-        )? {
+        for row in self.store.peek(AT_WORK)? {
             violations.push(format!("a workflow does not end: {row:?}"));
         }
-        let rows = self.store.peek(
-            "SELECT id, vm_state, task_state, COALESCE(host, ''), COALESCE(workflow_id, ''), \
-             deleted_at FROM server ORDER BY id",
-        )?;
+        let rows = self.store.peek(ALL_SERVERS)?;
         // Where each server may be.
         let mut homes: BTreeMap<String, String> = BTreeMap::new();
         for row in &rows {

@@ -19,6 +19,7 @@ use yakumo_contracts::network::{
 use yakumo_rpc::{Bus, Incoming, RpcError, ServeOptions, Topic};
 use yakumo_types::Fault;
 
+use super::Flaw;
 use crate::world::lock;
 
 const NETWORK: &str = "44444444-4444-4444-8444-444444444444";
@@ -32,15 +33,19 @@ pub struct Ports {
     revision: u64,
 }
 
-struct Network(Arc<Mutex<Ports>>);
+struct Network {
+    ports: Arc<Mutex<Ports>>,
+    flaw: Flaw,
+}
 
 struct Images;
 
 /// Serves both in the current runtime.
-pub async fn start(bus: &Bus, ports: Arc<Mutex<Ports>>) -> Result<(), RpcError> {
+pub async fn start(bus: &Bus, ports: Arc<Mutex<Ports>>, flaw: Flaw) -> Result<(), RpcError> {
+    let network = Arc::new(Network { ports, flaw });
     bus.serve(
         Topic::Control("network"),
-        vec![Arc::new(ServerPortsHandler::new(Arc::new(Network(ports))))],
+        vec![Arc::new(ServerPortsHandler::new(network))],
         ServeOptions::default(),
     )
     .await?;
@@ -54,8 +59,8 @@ pub async fn start(bus: &Bus, ports: Arc<Mutex<Ports>>) -> Result<(), RpcError> 
 }
 
 impl Ports {
-    /// As the real manager: lower epochs of a server are refused, and a claim
-    /// that has let the ports go takes none any more.
+    /// Lower epochs of a server are refused, and a claim that has let the ports
+    /// go takes none any more.
     fn admit(&mut self, server: &str, fence: Option<&Fence>, last: bool) -> Result<(), Fault> {
         let epoch = fence.map_or(0, |fence| 2 * fence.epoch + u64::from(last));
         let newest = self.epochs.entry(server.to_owned()).or_default();
@@ -106,7 +111,7 @@ impl ServerPortsServer for Network {
         _: &Incoming,
         request: AllocateServerPortsRequest,
     ) -> Result<ServerPortsReply, Fault> {
-        let mut ports = lock(&self.0);
+        let mut ports = lock(&self.ports);
         ports.admit(&request.server_id, request.fence.as_ref(), false)?;
         if !ports.addresses.contains_key(&request.server_id) {
             let free = (2..=250).find(|it| !ports.addresses.values().any(|used| used == it));
@@ -121,7 +126,7 @@ impl ServerPortsServer for Network {
         _: &Incoming,
         request: ServerPortsRequest,
     ) -> Result<ServerPortsReply, Fault> {
-        Ok(lock(&self.0).reply(&request.server_id))
+        Ok(lock(&self.ports).reply(&request.server_id))
     }
 
     async fn release_server_ports(
@@ -129,10 +134,11 @@ impl ServerPortsServer for Network {
         _: &Incoming,
         request: ServerPortsRequest,
     ) -> Result<ReleaseServerPortsReply, Fault> {
-        let mut ports = lock(&self.0);
+        let mut ports = lock(&self.ports);
         // Only the reconciler of a server that is gone comes without a fence.
         if request.fence.is_some() {
-            ports.admit(&request.server_id, request.fence.as_ref(), true)?;
+            let last = self.flaw != Flaw::LatePorts;
+            ports.admit(&request.server_id, request.fence.as_ref(), last)?;
         }
         ports.addresses.remove(&request.server_id);
         Ok(ReleaseServerPortsReply { confirmed: true })
@@ -159,7 +165,7 @@ impl ServerPortsServer for Network {
         _: &Incoming,
         _: ListServerAddressesRequest,
     ) -> Result<ListServerAddressesReply, Fault> {
-        let ports = lock(&self.0);
+        let ports = lock(&self.ports);
         let servers = ports
             .addresses
             .iter()

@@ -28,7 +28,9 @@ use yakumo_workflow::Engine;
 use self::outside::Outside;
 use self::workflow::{Errand, Input, THINGS};
 use crate::scenario::{Detail, NoSeal, Run, bus_faults, listening, store_faults, template};
-use crate::store::{ErrandTables, OutsideTables, word_say};
+use crate::store::{
+    EFFECTS, ErrandTables, OVERTAKEN, OutsideTables, UNFINISHED, WORKFLOWS, word_say,
+};
 use crate::world::{ProcessId, World, lock};
 
 /// What is wrong on purpose, so that a test can see that it is found.
@@ -355,10 +357,7 @@ impl Scene {
 
     fn wait_for_the_end(&mut self) -> bool {
         let store = self.store.clone();
-        let ended = move |_: &World| {
-            let unfinished = "SELECT id FROM workflows WHERE finished_at = 0";
-            store.peek(unfinished).is_ok_and(|rows| rows.is_empty())
-        };
+        let ended = move |_: &World| store.peek(UNFINISHED).is_ok_and(|rows| rows.is_empty());
         self.world
             .run_until(PATIENCE, Duration::from_secs(1), ended)
     }
@@ -371,12 +370,8 @@ impl Scene {
         if !lock(&self.unsaid).is_empty() {
             violations.push("a healthy database takes no write".to_owned());
         }
-        let workflows = self
-            .store
-            .peek("SELECT id, resource, state, input FROM workflows ORDER BY id")?;
-        let mut effects = self
-            .outside_store
-            .peek("SELECT resource, thing, COUNT(*) FROM effects GROUP BY resource, thing")?;
+        let workflows = self.store.peek(WORKFLOWS)?;
+        let mut effects = self.outside_store.peek(EFFECTS)?;
         for workflow in &workflows {
             let [id, resource, state, input] = workflow.as_slice() else {
                 continue;
@@ -404,9 +399,7 @@ impl Scene {
         for effect in effects {
             violations.push(format!("something is taken for nobody: {effect:?}"));
         }
-        let overtaken = self.store.peek(
-            "SELECT workflow_id, step, epoch, valid_epoch FROM ledger WHERE epoch <> valid_epoch",
-        )?;
+        let overtaken = self.store.peek(OVERTAKEN)?;
         for row in overtaken {
             violations.push(format!("a write by a claim that was not valid: {row:?}"));
         }
