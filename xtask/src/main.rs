@@ -11,6 +11,7 @@ mod paths;
 mod processes;
 mod run;
 mod setup;
+mod simulate;
 mod test;
 mod tidy;
 mod ui;
@@ -67,6 +68,20 @@ enum Command {
     },
     /// Break a cloud while people use it, and count what is wrong afterwards.
     Chaos(chaos::Options),
+    /// Run the decision logic under a simulated clock, bus and store, many times over.
+    Simulate {
+        /// What to simulate (`errands`, `cloud`); everything if left out.
+        scenario: Option<String>,
+        /// How many seeds.
+        #[arg(long, default_value_t = 2000)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Play this one back and print its log.
+        #[arg(long, requires = "scenario", conflicts_with_all = ["seeds", "from"])]
+        seed: Option<u64>,
+    },
     /// Check the house rules.
     Tidy,
     /// House rules, format and lints.
@@ -181,6 +196,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::ComposeTest(options) => compose::test(&paths, &options),
         Command::Bench { names } => bench::run(&paths, &names),
         Command::Chaos(options) => chaos::run(&paths, &options),
+        Command::Simulate {
+            scenario,
+            seeds,
+            from,
+            seed,
+        } => simulate::run(&paths, scenario.as_deref(), seeds, from, seed),
         Command::Tidy => tidy::check(&paths),
         Command::CiLint => test::lint(&paths),
         Command::Host(HostCommand::Up(arguments)) => {

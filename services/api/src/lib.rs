@@ -12,6 +12,8 @@ mod config;
 mod http;
 mod reconcilers;
 mod rpc;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod workflows;
 
@@ -57,45 +59,56 @@ pub fn start(
         let db = Db::connect(&config.database).await?;
         db.migrate::<Migrator>().await?;
         yakumo_service::probe(&process, "database api", db.pinger());
-        let engine = Engine::with_config(
-            db.clone(),
-            process.env.clone(),
-            EngineConfig {
-                max_running: config.workflow_concurrency.max(1) as usize,
-                ..EngineConfig::default()
-            },
-        );
-        let app = app::App::new(process.env.clone(), config, db, bus.clone(), engine);
-        workflows::register(&app);
-
-        let server = bus
-            .serve(
-                Topic::Control("api"),
-                vec![
-                    Arc::new(HostReportsHandler::new(Arc::new(rpc::HostReports {
-                        app: Arc::clone(&app),
-                    }))),
-                    Arc::new(ApiHandler::new(Arc::new(rpc::Api {
-                        app: Arc::clone(&app),
-                    }))),
-                ],
-                ServeOptions {
-                    concurrency: 256,
-                    ..ServeOptions::default()
-                },
-            )
-            .await?;
-        let shutdown = process.shutdown.clone();
-        process.spawn("bus server", async move {
-            shutdown.cancelled().await;
-            server.stop(DRAIN).await;
-        });
-        let spawner = process.clone();
-        app.engine.start(
-            &move |name, task| spawner.spawn(name, task),
-            process.shutdown.clone(),
-        );
-        reconcilers::start(&process, &app);
+        let app = work(&process, bus, config, db).await?;
         http::start(&process, &app, verifier).await
     })
+}
+
+/// Everything but the doors: workflows, reconcilers, and what comes by the bus.
+async fn work(
+    process: &Process,
+    bus: Bus,
+    config: Config,
+    db: Db,
+) -> anyhow::Result<Arc<app::App>> {
+    let engine = Engine::with_config(
+        db.clone(),
+        process.env.clone(),
+        EngineConfig {
+            max_running: config.workflow_concurrency.max(1) as usize,
+            ..EngineConfig::default()
+        },
+    );
+    let app = app::App::new(process.env.clone(), config, db, bus.clone(), engine);
+    workflows::register(&app);
+
+    let server = bus
+        .serve(
+            Topic::Control("api"),
+            vec![
+                Arc::new(HostReportsHandler::new(Arc::new(rpc::HostReports {
+                    app: Arc::clone(&app),
+                }))),
+                Arc::new(ApiHandler::new(Arc::new(rpc::Api {
+                    app: Arc::clone(&app),
+                }))),
+            ],
+            ServeOptions {
+                concurrency: 256,
+                ..ServeOptions::default()
+            },
+        )
+        .await?;
+    let shutdown = process.shutdown.clone();
+    process.spawn("bus server", async move {
+        shutdown.cancelled().await;
+        server.stop(DRAIN).await;
+    });
+    let spawner = process.clone();
+    app.engine.start(
+        &move |name, task| spawner.spawn(name, task),
+        process.shutdown.clone(),
+    );
+    reconcilers::start(process, &app);
+    Ok(app)
 }

@@ -27,6 +27,9 @@ mod migrate;
 mod paging;
 pub mod revisions;
 mod rows;
+#[cfg(feature = "simulation")]
+pub mod simulated;
+mod source;
 mod sqlite;
 mod write;
 

@@ -24,10 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, error, warn};
 
-use crate::config::DbConfig;
-use crate::connect;
 use crate::error::DbError;
 use crate::hooks::Hooks;
+use crate::source::Source;
 use crate::write::panicked;
 
 /// Changes that may wait; beyond that, callers wait to be let in.
@@ -121,12 +120,13 @@ where
 }
 
 impl Writer {
-    pub(crate) async fn start(config: DbConfig) -> Result<Self, DbError> {
-        let connection = connect::sqlite_writer(&config).await?;
+    /// `limit` is how long one change may take.
+    pub(crate) async fn start(source: Source, limit: Duration) -> Result<Self, DbError> {
+        let connection = source.connect().await?;
         let (queue, messages) = mpsc::channel(QUEUE);
         let task = Task {
-            limit: config.statement_timeout,
-            config,
+            limit,
+            source,
             connection: Some(connection),
             messages,
         };
@@ -183,7 +183,7 @@ impl Writer {
 }
 
 struct Task {
-    config: DbConfig,
+    source: Source,
     limit: Duration,
     connection: Option<DatabaseConnection>,
     messages: mpsc::Receiver<Message>,
@@ -317,7 +317,10 @@ impl Task {
     /// Commits and tells everybody.
     async fn commit(&mut self, txn: DatabaseTransaction, done: Done) {
         metrics::histogram!("yakumo_db_group_size").record(done.len() as f64);
-        let committed = txn.commit().await.map_err(DbError::from);
+        let committed = match txn.commit().await {
+            Ok(()) => self.source.verdict().await,
+            Err(error) => Err(error.into()),
+        };
         if let Err(error) = &committed {
             self.discard(error).await;
         }
@@ -339,7 +342,7 @@ impl Task {
         let mut last = DbError::Unavailable;
         for _ in 0..2 {
             if self.connection.is_none() {
-                self.connection = Some(connect::sqlite_writer(&self.config).await?);
+                self.connection = Some(self.source.connect().await?);
             }
             let Some(connection) = &self.connection else {
                 break;
@@ -348,9 +351,16 @@ impl Task {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                 ..TransactionOptions::default()
             };
-            match connection.begin_with_options(options).await {
+            let begun = match self.source.ready().await {
+                Ok(()) => connection
+                    .begin_with_options(options)
+                    .await
+                    .map_err(DbError::from),
+                Err(error) => Err(error),
+            };
+            match begun {
                 Ok(txn) => return Ok(txn),
-                Err(error) => last = error.into(),
+                Err(error) => last = error,
             }
             // Another process holds the file: that is no fault of the connection.
             if !matches!(last, DbError::Contended) {

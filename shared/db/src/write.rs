@@ -18,6 +18,7 @@ use crate::config::DbConfig;
 use crate::connect;
 use crate::error::DbError;
 use crate::hooks::Hooks;
+use crate::source::Source;
 use crate::sqlite::Writer;
 
 use crate::migrate::MigrationState;
@@ -54,7 +55,8 @@ impl Db {
         let (readers, writer) = match backend {
             Backend::Sqlite => {
                 // The writer first: it makes the file and turns WAL on.
-                let writer = Writer::start(config.clone()).await?;
+                let source = Source::File(config.clone());
+                let writer = Writer::start(source, config.statement_timeout).await?;
                 (connect::sqlite_readers(config).await?, Some(writer))
             }
             Backend::Postgres => (connect::postgres(config).await?, None),
@@ -74,6 +76,22 @@ impl Db {
             db.learn_indexes().await?;
         }
         Ok(db)
+    }
+
+    /// A handle whose reads and writes are a simulation's.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn over(readers: DatabaseConnection, source: Source) -> Result<Self, DbError> {
+        let config = DbConfig::default();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                backend: Backend::Sqlite,
+                readers,
+                writer: Some(Writer::start(source, config.statement_timeout).await?),
+                transaction_timeout: config.statement_timeout,
+                config,
+                writes: AtomicU64::new(0),
+            }),
+        })
     }
 
     /// Which database this is.

@@ -76,6 +76,7 @@ async fn drive(process: Process, reconciler: Arc<dyn Reconciler>, every: Duratio
         let started = process.env.clock.monotonic();
         let limit = every.saturating_mul(10).max(SHORTEST_LIMIT);
         let outcome = tokio::select! {
+            biased;
             outcome = AssertUnwindSafe(reconciler.reconcile()).catch_unwind() => outcome,
             () = process.env.clock.sleep(limit) => {
                 Ok(Err(anyhow::anyhow!("it took longer than {limit:?} and was given up")))
@@ -116,6 +117,7 @@ async fn drive(process: Process, reconciler: Arc<dyn Reconciler>, every: Duratio
             jittered(&process, doubled.min(every))
         };
         tokio::select! {
+            biased;
             () = process.env.clock.sleep(pause) => {}
             () = nudge.nudged() => {}
             () = process.shutdown.cancelled() => return,

@@ -20,6 +20,8 @@ pub(crate) struct Claimed {
     pub row: workflow::Model,
     /// What its steps returned so far, by name.
     pub results: BTreeMap<String, Value>,
+    /// Whether nobody else can have begun it.
+    pub untouched: bool,
     /// Time left until its deadline when it was claimed.
     pub remaining: Duration,
     pub worker: Arc<Worker>,
@@ -87,6 +89,7 @@ impl Ahead {
         let Some(room) = self.room.take() else { return };
         let claimed = Claimed {
             results: BTreeMap::new(),
+            untouched: true,
             remaining,
             guard: Guard {
                 workflow_id: row.id.clone(),
@@ -149,6 +152,7 @@ pub(crate) async fn claim(
         .into_iter()
         .map(|row| Claimed {
             results: results.remove(&row.id).unwrap_or_default(),
+            untouched: false,
             remaining: Duration::from_micros(
                 u64::try_from(row.deadline_at.saturating_sub(now)).unwrap_or(0),
             ),

@@ -2,7 +2,7 @@
 //! workflows to tasks.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     pub db: Db,
     pub env: Env,
     pub config: EngineConfig,
-    pub kinds: RwLock<HashMap<&'static str, Arc<dyn Workflow>>>,
+    pub kinds: RwLock<BTreeMap<&'static str, Arc<dyn Workflow>>>,
     pub nudge: Notify,
     pub lease: Lease,
     /// Nothing new is begun; what runs ends with its current step.
@@ -573,7 +573,8 @@ const DOUBT: Duration = Duration::from_secs(60);
 
 async fn work(inner: Arc<Inner>, shutdown: CancellationToken, drained: CancellationToken) {
     tokio::select! {
-        () = dispatch(&inner) => {}
+        biased;
+        () = inner.killed.cancelled() => {}
         () = shutdown.cancelled() => {
             inner.draining.cancel();
             inner.tasks.close();
@@ -583,7 +584,7 @@ async fn work(inner: Arc<Inner>, shutdown: CancellationToken, drained: Cancellat
                 inner.tasks.wait().await;
             }
         }
-        () = inner.killed.cancelled() => {}
+        () = dispatch(&inner) => {}
     }
     drained.cancel();
 }
@@ -627,6 +628,7 @@ async fn something_to_do(inner: &Inner) -> bool {
             return true;
         }
         tokio::select! {
+            biased;
             () = inner.nudge.notified() => return true,
             () = inner.rescheduled.notified() => {}
             () = inner.env.clock.sleep(wait) => {

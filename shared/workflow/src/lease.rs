@@ -62,6 +62,7 @@ impl Worker {
                 return true;
             }
             tokio::select! {
+                biased;
                 () = renewed => {}
                 () = self.lost.cancelled() => return false,
                 // A renewal may have come between the look and the wait.
@@ -99,9 +100,10 @@ pub(crate) async fn hold(txn: &DatabaseTransaction, worker_id: &str) -> Result<b
 /// until the worker has drained.
 pub(crate) async fn keep(inner: Arc<Inner>, drained: CancellationToken) {
     tokio::select! {
-        () = keep_on(&inner) => {}
-        () = drained.cancelled() => {}
+        biased;
         () = inner.killed.cancelled() => {}
+        () = drained.cancelled() => {}
+        () = keep_on(&inner) => {}
     }
     if !inner.draining.is_cancelled() {
         return;

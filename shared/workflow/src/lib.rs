@@ -53,7 +53,8 @@
 //!
 //! **Rules for steps.** A step may run again after it has happened (the worker
 //! died before recording it), also half; undo starts with the failed step
-//! itself and so may run for a step that never happened. Both must be
+//! itself, or beyond it where an earlier worker may have gone on without a
+//! record, and so may run for a step that never happened. Both must be
 //! idempotent; `testing` proves it by failing each step, running each
 //! twice, dying after each, and letting an overtaken worker go on.
 

@@ -84,6 +84,7 @@ impl Run<'_> {
             .await?;
         if refused.is_none() {
             self.unrecorded.clear();
+            self.alone = true;
             self.along = None;
         }
         Ok(refused)
@@ -167,11 +168,22 @@ impl Run<'_> {
         Ok(Next::Leave)
     }
 
-    /// From here on everything is taken back, beginning with the current step,
-    /// of which a half may have happened.
+    /// How many steps may have happened, the current one included, of which a
+    /// half may have. Whoever had the workflow before may have gone on from a
+    /// step that is recorded with the next one, and died before that record.
+    fn begun(&self) -> usize {
+        let steps = self.workflow.steps();
+        let unrecorded = steps
+            .iter()
+            .skip(self.step)
+            .take_while(|step| !self.alone && self.workflow.is_lazy(step))
+            .count();
+        (self.step + unrecorded + 1).min(steps.len())
+    }
+
+    /// From here on everything is taken back.
     pub(crate) async fn start_undoing(&mut self, fault: Fault) -> Result<Next, DbError> {
-        let count = self.workflow.steps().len();
-        let left = (self.step + 1).min(count);
+        let left = self.begun();
         info!(
             workflow = %self.cx.workflow_id, kind = self.kind, resource = self.cx.resource,
             reason = fault.message, "undoing a workflow"

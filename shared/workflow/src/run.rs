@@ -35,9 +35,10 @@ pub(crate) async fn drive(inner: Arc<Inner>, claimed: Claimed) {
         }
     };
     tokio::select! {
-        () = run => {}
-        () = worker.lost.cancelled() => info!(workflow = id, "left a workflow to another worker"),
+        biased;
         () = inner.killed.cancelled() => {}
+        () = worker.lost.cancelled() => info!(workflow = id, "left a workflow to another worker"),
+        () = run => {}
     }
 }
 
@@ -55,6 +56,8 @@ pub(crate) struct Run<'i> {
     pub(crate) wakes: i64,
     claimed_wakes: i64,
     pub(crate) listening: Listening<'i>,
+    /// Whether nobody before this claim can have gone beyond the last record.
+    pub(crate) alone: bool,
     /// Steps that are done and not recorded yet: those just before `step`.
     pub(crate) unrecorded: Vec<(&'static str, Value)>,
     /// What is to be written with the record of the step that just ended.
@@ -113,6 +116,7 @@ impl<'i> Run<'i> {
             wakes: row.wakes,
             claimed_wakes: row.wakes,
             listening,
+            alone: claimed.untouched,
             unrecorded: Vec::new(),
             along: None,
             cancel: read_fault(&row.cancel),
@@ -252,6 +256,7 @@ impl<'i> Run<'i> {
         let ear = &self.listening.ear;
         let wait = wait.min(self.inner.config.linger);
         tokio::select! {
+            biased;
             // One that is to give up leaves, and is read anew when it is claimed.
             () = ear.woken_beyond(heard) => !ear.is_cancelled(),
             () = self.inner.env.clock.sleep(wait) => false,

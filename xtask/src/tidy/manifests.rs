@@ -165,8 +165,9 @@ fn refusal(package: &Package, dependency: &str, purpose: Use) -> Option<String> 
         let own = dependency.starts_with("yakumo");
         return own.then(|| format!("xtask must start at once and must not need {dependency}"));
     }
-    // The program and the whole-cloud tests stand on top of everything.
-    if package.folder.is_empty() || package.folder == "integration" {
+    // The program, the whole-cloud tests and the simulation stand on top of
+    // everything.
+    if matches!(package.folder.as_str(), "" | "integration" | "simulation") {
         return None;
     }
     if let Some((_, rooms)) = ROOMS.iter().find(|(room, _)| *room == dependency) {

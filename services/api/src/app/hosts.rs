@@ -5,7 +5,7 @@
 //! written down for many hosts together every few seconds. Whether a host is
 //! up is what the database's clock says about that note.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,9 +36,9 @@ struct Heard {
 /// What this process heard from hosts and did not pass on yet.
 #[derive(Debug, Default)]
 pub struct HostTracker {
-    heard: Mutex<HashMap<String, Heard>>,
-    rows: Mutex<HashMap<String, Host>>,
-    for_schedulers: Mutex<HashMap<String, HostChanged>>,
+    heard: Mutex<BTreeMap<String, Heard>>,
+    rows: Mutex<BTreeMap<String, Host>>,
+    for_schedulers: Mutex<BTreeMap<String, HostChanged>>,
     something_for_schedulers: Notify,
 }
 
@@ -324,9 +324,8 @@ impl App {
     /// waits for the first one.
     pub(crate) async fn hosts_publish_next(&self) {
         self.hosts.something_for_schedulers.notified().await;
-        let waiting: Vec<HostChanged> = lock(&self.hosts.for_schedulers)
-            .drain()
-            .map(|(_, change)| change)
+        let waiting: Vec<HostChanged> = std::mem::take(&mut *lock(&self.hosts.for_schedulers))
+            .into_values()
             .collect();
         let context = self.internal();
         for chunk in waiting.chunks(CHUNK) {

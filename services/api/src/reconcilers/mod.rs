@@ -63,6 +63,7 @@ fn relay_nudges(process: &Process, app: &Arc<App>, sync: yakumo_service::Nudge) 
     process.spawn("relay nudges", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.to_sync.wait() => sync.nudge(),
                 () = shutdown.cancelled() => return,
             }
@@ -75,6 +76,7 @@ fn publish_hosts(process: &Process, app: &Arc<App>) {
     process.spawn("publish hosts", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.hosts_publish_next() => {}
                 () = shutdown.cancelled() => return,
             }
@@ -88,6 +90,7 @@ fn write_heard(process: &Process, app: &Arc<App>) {
     process.spawn("write hosts heard", async move {
         loop {
             tokio::select! {
+                biased;
                 () = app.env.clock.sleep(WRITE_HEARD_EVERY) => {}
                 () = shutdown.cancelled() => return,
             }

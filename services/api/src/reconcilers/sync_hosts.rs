@@ -7,7 +7,7 @@
 //! - A server that its host does not know any more goes into error, unless a
 //!   workflow is at work on it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -151,13 +151,13 @@ async fn sync(app: &App, host: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn placed_on(app: &App, host: &str) -> Result<HashMap<String, Server>, Fault> {
+async fn placed_on(app: &App, host: &str) -> Result<BTreeMap<String, Server>, Fault> {
     let filter = ServerFilter {
         host: Some(host.to_owned()),
         ..ServerFilter::default()
     };
     let mut page = ServerPage::default();
-    let mut all = HashMap::new();
+    let mut all = BTreeMap::new();
     loop {
         let rows = store::server_list(app.db.read(), Scope::All, &filter, &page).await?;
         let full = rows.len() as u64 == page.limit;

@@ -18,6 +18,10 @@ pub struct Faults {
     pub duplicate: u16,
     /// Arrive late, by up to `delay_limit`, and so out of order.
     pub delay: u16,
+    /// The reply vanishes, although the method ran.
+    pub lose_replies: u16,
+    /// The reply arrives late, by up to `delay_limit`.
+    pub delay_replies: u16,
     /// The longest delay.
     pub delay_limit: Duration,
 }
@@ -115,6 +119,10 @@ impl FaultState {
         if self.reorder_next > 0 {
             return Fate::Hold;
         }
+        self.by_chance(env)
+    }
+
+    fn by_chance(&self, env: &Env) -> Fate {
         let chance = &self.chance;
         let total = chance.lose + chance.duplicate + chance.delay;
         if total == 0 {
@@ -131,6 +139,24 @@ impl FaultState {
         } else {
             Fate::Arrive
         }
+    }
+
+    /// What becomes of the next reply; it is never repeated.
+    pub fn fate_of_reply(&mut self, env: &Env) -> Fate {
+        if self.lose_replies > 0 {
+            self.lose_replies -= 1;
+            return Fate::Vanish;
+        }
+        let of_replies = Self {
+            chance: Faults {
+                lose: self.chance.lose_replies,
+                duplicate: 0,
+                delay: self.chance.delay_replies,
+                ..self.chance.clone()
+            },
+            ..Self::default()
+        };
+        of_replies.by_chance(env)
     }
 
     /// Keeps a message until as many are kept as were asked for, and then

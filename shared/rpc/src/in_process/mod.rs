@@ -151,14 +151,22 @@ impl InProcess {
         }
     }
 
-    fn answer(&self, id: Uuid, reply: Reply) {
-        {
-            let mut faults = lock(&self.faults);
-            if faults.lose_replies > 0 {
-                faults.lose_replies -= 1;
-                return;
+    fn answer(self: &Arc<Self>, id: Uuid, reply: Reply) {
+        let fate = lock(&self.faults).fate_of_reply(&self.env);
+        match fate {
+            Fate::Vanish => {}
+            Fate::Late(delay) => {
+                let this = self.clone();
+                tokio::spawn(async move {
+                    this.env.clock.sleep(delay).await;
+                    this.deliver(id, reply);
+                });
             }
+            Fate::Arrive | Fate::Twice | Fate::Hold => self.deliver(id, reply),
         }
+    }
+
+    fn deliver(&self, id: Uuid, reply: Reply) {
         if let Some((_, waiter)) = self.pending.remove(&id) {
             // The caller may have given up in this very moment.
             let _ = waiter.send(reply);
@@ -222,7 +230,7 @@ impl InProcess {
     }
 
     async fn handle(
-        &self,
+        self: &Arc<Self>,
         queue: &Queue,
         dispatcher: &Dispatcher,
         mut message: Message,
@@ -265,6 +273,7 @@ impl InProcess {
                 }
                 let pause = dispatcher.options.pause(message.failures);
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {}
                     () = self.env.clock.sleep(pause) => {}
                 }
@@ -317,6 +326,7 @@ impl Transport for InProcessHandle {
             return Err(RpcError::Full(topic.name()));
         }
         tokio::select! {
+            biased;
             reply = tokio::time::timeout(deadline, receiver) => {
                 reply.ok().and_then(Result::ok).ok_or(RpcError::Timeout)
             }

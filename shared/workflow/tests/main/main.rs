@@ -7,6 +7,7 @@
 
 mod bounds;
 mod fences;
+mod lazy;
 mod lingering;
 mod outage;
 mod proofs;

@@ -165,7 +165,7 @@ async fn workflows_go_on_when_the_connections_of_a_worker_fall_silent() {
         let id = submit(&direct, &idle, "r", json!(null), LONG)
             .await
             .unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(30), wait_for_end(&idle, &env, id));
+        let ended = tokio::time::timeout(Duration::from_secs(90), wait_for_end(&idle, &env, id));
         let view = ended.await.unwrap_or_else(|_| panic!("round {round}"));
         assert_eq!(view.end(), Some(End::Succeeded));
         silencer.silence();

@@ -162,6 +162,7 @@ type EndFn = Box<
 /// A workflow made of closures.
 pub struct Simple {
     steps: &'static [&'static str],
+    lazy: &'static [&'static str],
     run: StepFn,
     undo: StepFn,
     finished: EndFn,
@@ -170,6 +171,7 @@ pub struct Simple {
 pub fn simple(steps: &'static [&'static str]) -> Simple {
     Simple {
         steps,
+        lazy: &[],
         run: Box::new(|_, _| Box::pin(async { Ok(Outcome::done()) })),
         undo: Box::new(|_, _| Box::pin(async { Ok(Outcome::done()) })),
         finished: Box::new(|_, _, _| Box::pin(async { Ok(()) })),
@@ -177,6 +179,11 @@ pub fn simple(steps: &'static [&'static str]) -> Simple {
 }
 
 impl Simple {
+    /// These are recorded with the step after them.
+    pub fn lazy(self, lazy: &'static [&'static str]) -> Self {
+        Self { lazy, ..self }
+    }
+
     pub fn run(
         mut self,
         run: impl for<'c> Fn(&'c str, &'c StepCx) -> BoxFuture<'c, Result<Outcome, StepError>>
@@ -223,6 +230,10 @@ impl Workflow for Simple {
 
     fn steps(&self) -> &'static [&'static str] {
         self.steps
+    }
+
+    fn is_lazy(&self, step: &str) -> bool {
+        self.lazy.contains(&step)
     }
 
     async fn run(&self, step: &str, cx: &StepCx) -> Result<Outcome, StepError> {

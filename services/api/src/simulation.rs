@@ -1,0 +1,102 @@
+//! The service without its doors, for a simulation: the same workflows,
+//! reconcilers and rules, asked by functions instead of requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use yakumo_db::Db;
+use yakumo_rpc::Bus;
+use yakumo_service::Process;
+use yakumo_types::{Fault, RequestContext, ServerId};
+
+use crate::app::App;
+use crate::app::create::{NewServer, WantedNetworks};
+use crate::app::flavors::NewFlavor;
+use crate::config::Config;
+
+/// One api service, as clients would use it.
+#[derive(Clone)]
+pub struct Front {
+    app: Arc<App>,
+}
+
+/// Starts everything but the doors, on a database that has its schema. To be
+/// called within the runtime of the process, with which it ends.
+///
+/// # Errors
+/// Those of [`crate::start`].
+pub async fn start(process: &Process, bus: Bus, config: Config, db: Db) -> anyhow::Result<Front> {
+    let app = crate::work(process, bus, config, db).await?;
+    Ok(Front { app })
+}
+
+impl Front {
+    /// A flavor for everybody; returns its id.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn flavor_create(
+        &self,
+        ctx: &RequestContext,
+        id: &str,
+        vcpus: i64,
+        memory_mib: i64,
+    ) -> Result<(), Fault> {
+        let new = NewFlavor {
+            id: Some(id.to_owned()),
+            name: id.to_owned(),
+            memory_mib,
+            vcpus,
+            disk_gib: 1,
+            ephemeral_gib: 0,
+            swap_mib: 0,
+            rxtx_factor: 1.0,
+            is_public: true,
+        };
+        self.app.flavor_create(ctx, new).await.map(drop)
+    }
+
+    /// Asks for a server on the project's one network.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn server_create(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+        image: &str,
+        flavor: &str,
+    ) -> Result<ServerId, Fault> {
+        let new = NewServer {
+            name: name.to_owned(),
+            image_id: image.to_owned(),
+            flavor_id: flavor.to_owned(),
+            networks: WantedNetworks::Auto,
+            security_groups: Vec::new(),
+            key_name: None,
+            user_data: None,
+            config_drive: false,
+            metadata: BTreeMap::new(),
+            availability_zone: None,
+            admin_password: None,
+            min_count: 1,
+            max_count: 1,
+        };
+        let accepted = self.app.server_create(ctx, new).await?;
+        let row = accepted
+            .servers
+            .first()
+            .ok_or_else(|| Fault::internal("No server was accepted."))?;
+        row.id
+            .parse()
+            .map_err(|_| Fault::internal("The server's id cannot be read."))
+    }
+
+    /// Asks for its deletion.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn server_delete(&self, ctx: &RequestContext, id: ServerId) -> Result<(), Fault> {
+        self.app.server_delete(ctx, id).await
+    }
+}

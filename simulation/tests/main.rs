@@ -1,0 +1,4 @@
+//! Seeds by the hundred, and the machinery's own promises.
+
+mod cloud;
+mod errands;
