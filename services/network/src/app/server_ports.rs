@@ -208,8 +208,23 @@ fn yakumo_host_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-fn epoch_of(fence: Option<&Fence>) -> i64 {
-    fence.map_or(0, |fence| i64::try_from(fence.epoch).unwrap_or(i64::MAX))
+/// What a workflow may ask for.
+#[derive(Clone, Copy)]
+enum Ask {
+    Allocate,
+    Release,
+}
+
+/// The place of a message among all that are about one server. A step and its
+/// undoing have the same epoch, and ports must not be made after their release:
+/// a workflow does not wait for what it gives up.
+fn order_of(fence: Option<&Fence>, ask: Ask) -> i64 {
+    let epoch = fence.map_or(0, |fence| i64::try_from(fence.epoch).unwrap_or(i64::MAX));
+    let last = match ask {
+        Ask::Allocate => 0,
+        Ask::Release => 1,
+    };
+    epoch.saturating_mul(2).saturating_add(last)
 }
 
 async fn allocate(
@@ -222,7 +237,7 @@ async fn allocate(
         txn,
         server,
         project,
-        epoch_of(request.fence.as_ref()),
+        order_of(request.fence.as_ref(), Ask::Allocate),
         app.now(),
     )
     .await?;
@@ -501,7 +516,7 @@ async fn release(
             txn,
             &request.server_id,
             &project,
-            epoch_of(request.fence.as_ref()),
+            order_of(request.fence.as_ref(), Ask::Release),
             app.now(),
         )
         .await?;

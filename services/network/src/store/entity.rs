@@ -556,7 +556,8 @@ pub mod server {
         pub id: String,
         /// Its project.
         pub project_id: String,
-        /// The highest workflow epoch seen.
+        /// The order of the newest message: twice its workflow's epoch, and one
+        /// more if it released the ports.
         pub epoch: i64,
         /// Counts changes of what listings show.
         pub revision: i64,

@@ -24,22 +24,22 @@ pub async fn page(
     Ok(select.order_by_asc(Column::Id).limit(limit).all(db).await?)
 }
 
-/// Lets a workflow of this epoch change the server's ports, and raises the
+/// Lets a message of this order change the server's ports, and raises the
 /// revision as [`bump`] does; `Stale` when a later one was here.
 pub async fn fence(
     db: &impl ConnectionTrait,
     id: &str,
     project: &str,
-    epoch: i64,
+    order: i64,
     now: i64,
 ) -> Result<(), DbError> {
     let raised = || Expr::col((Entity, Column::Revision)).add(1_i64);
-    let older = || Expr::col((Entity, Column::Epoch)).lte(epoch);
+    let older = || Expr::col((Entity, Column::Epoch)).lte(order);
     let admitted = if Backend::of(db) == Backend::Mysql {
         // It has no condition for what it does about a row that is there.
         ensure(db, id, project).await?;
         Entity::update_many()
-            .col_expr(Column::Epoch, Expr::value(epoch))
+            .col_expr(Column::Epoch, Expr::value(order))
             .col_expr(Column::TouchedAt, Expr::value(now))
             .col_expr(Column::Revision, raised())
             .filter(Column::Id.eq(id))
@@ -49,7 +49,7 @@ pub async fn fence(
             .rows_affected
     } else {
         let row = ActiveModel {
-            epoch: Set(epoch),
+            epoch: Set(order),
             revision: Set(1),
             touched_at: Set(now),
             ..empty(id, project)

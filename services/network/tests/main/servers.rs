@@ -179,6 +179,12 @@ async fn allocating_again_gives_the_same_ports_and_an_old_workflow_is_refused() 
     });
     assert!(released.unwrap().confirmed);
     assert!(release(3).await.unwrap().confirmed);
+    // The workflow has given it up while it was on its way.
+    assert_eq!(
+        allocate("node-2", 3).await.unwrap_err().code,
+        FaultCode::Stale
+    );
+    assert!(two.pull().await.ports.is_empty());
 }
 
 #[tokio::test]
