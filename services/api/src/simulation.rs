@@ -53,7 +53,7 @@ impl Front {
             rxtx_factor: 1.0,
             is_public: true,
         };
-        self.app.flavor_create(ctx, new).await.map(drop)
+        self.app.flavor_create(ctx, new, None).await.map(drop)
     }
 
     /// Asks for a server on the project's one network.
@@ -82,7 +82,7 @@ impl Front {
             min_count: 1,
             max_count: 1,
         };
-        let accepted = self.app.server_create(ctx, new).await?;
+        let accepted = self.app.server_create(ctx, new, None).await?;
         let row = accepted
             .servers
             .first()

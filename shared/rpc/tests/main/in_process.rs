@@ -188,6 +188,8 @@ async fn with_faults_by_chance_every_call_still_ends() {
         duplicate: 200,
         delay: 300,
         delay_limit: Duration::from_millis(50),
+        lose_replies: 100,
+        delay_replies: 300,
     });
     let calls = (0..200_u8).map(|number| {
         let bus = bus.clone();
