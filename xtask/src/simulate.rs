@@ -1,5 +1,4 @@
-//! `cargo xtask simulate`: builds the simulation and runs it. With optimisation,
-//! since thousands of seeds are no debugging; a seed gives the same either way.
+//! `cargo xtask simulate`: builds the simulation and runs it.
 
 use std::process::{Command, Stdio};
 

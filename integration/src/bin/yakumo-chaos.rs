@@ -46,6 +46,7 @@ async fn main() -> ExitCode {
         database,
         users: arguments.users,
         outage_every: Duration::from_secs(60),
+        quiet: Duration::from_secs(30),
     };
     let begun = Instant::now();
     let say = move |what: &str| println!("{:7.1} s  {what}", begun.elapsed().as_secs_f64());

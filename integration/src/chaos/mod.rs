@@ -28,8 +28,6 @@ use adversary::Adversary;
 use echo::Echo;
 use user::User;
 
-/// How long everything is left alone before it is counted.
-const QUIET: Duration = Duration::from_secs(30);
 /// A user who stops ends what was begun within this.
 const LAST_WORDS: Duration = Duration::from_secs(240);
 /// Removing everything at the end.
@@ -48,6 +46,8 @@ pub struct Plan {
     pub users: usize,
     /// How often broker or database end.
     pub outage_every: Duration,
+    /// How long everything is left alone before it is counted.
+    pub quiet: Duration,
 }
 
 /// What came of it.
@@ -119,7 +119,7 @@ pub async fn run(plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
         journals.push(ended.context("a user did not end")??);
     }
     say("holding still");
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(plan.quiet).await;
     for (process, status) in cloud.ended()? {
         let violation = format!("{process} ended by itself: {status}");
         outcome.violations.push(violation);

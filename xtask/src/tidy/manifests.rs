@@ -167,7 +167,10 @@ fn refusal(package: &Package, dependency: &str, purpose: Use) -> Option<String> 
     }
     // The program, the whole-cloud tests and the simulation stand on top of
     // everything.
-    if matches!(package.folder.as_str(), "" | "integration" | "simulation") {
+    if matches!(
+        package.folder.as_str(),
+        "" | "integration" | "integration/simulation"
+    ) {
         return None;
     }
     if let Some((_, rooms)) = ROOMS.iter().find(|(room, _)| *room == dependency) {
