@@ -32,6 +32,6 @@ fn a_seed_is_played_back_bit_by_bit() {
 #[test]
 fn a_network_that_takes_late_messages_of_what_was_undone_is_found() {
     let scenario = |seed| run(seed, Flaw::LatePorts, Detail::Events);
-    let failure = run_many(&scenario, 0, 200).unwrap().failure.unwrap();
+    let failure = run_many(&scenario, 0, 1000).unwrap().failure.unwrap();
     assert!(failure.violations.iter().any(|it| it.contains("address")));
 }

@@ -38,17 +38,22 @@ impl Failures {
             && self.targets.len() <= self.tests.len()
     }
 
-    /// Cargo's arguments to run each binary's failed tests.
-    pub(super) fn commands(&self) -> impl Iterator<Item = Vec<String>> + '_ {
-        self.targets.iter().map(|target| {
-            let words = ["test"].into_iter().chain(target.split_whitespace());
-            let names = self.tests.iter().map(String::as_str);
-            words
-                .chain(["--", "--exact"])
-                .chain(names)
-                .map(str::to_owned)
-                .collect()
-        })
+    /// Cargo's arguments to run the failed tests. `selection` is what the run
+    /// was begun with: of other packages, cargo would build other programs.
+    pub(super) fn command(&self, selection: &[&str]) -> Vec<String> {
+        let mut words: Vec<String> = selection.iter().map(|word| (*word).to_owned()).collect();
+        for target in &self.targets {
+            let mut target = target.split_whitespace();
+            while let Some(word) = target.next() {
+                match word {
+                    "-p" => drop(target.next()),
+                    word => words.push(word.to_owned()),
+                }
+            }
+        }
+        words.extend(["--", "--exact"].map(str::to_owned));
+        words.extend(self.tests.iter().cloned());
+        words
     }
 }
 
@@ -74,9 +79,9 @@ mod tests {
             "error: 1 target failed:",
         ]);
         assert!(failures.explain(1));
-        let commands: Vec<_> = failures.commands().collect();
-        let words = "test -p yakumo-volume --test main -- --exact one::breaks";
-        assert_eq!(commands, [words.split(' ').collect::<Vec<_>>()]);
+        let command = failures.command(&["test", "--workspace", "--no-fail-fast"]);
+        let words = "test --workspace --no-fail-fast --test main -- --exact one::breaks";
+        assert_eq!(command, words.split(' ').collect::<Vec<_>>());
     }
 
     #[test]
