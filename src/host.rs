@@ -3,25 +3,31 @@
 
 use std::sync::Arc;
 
-use yakumo_compute::DriverKind;
-use yakumo_rpc::{Bus, Handler, Principal, ServeOptions, Topic};
+use futures::FutureExt as _;
+use yakumo_compute::{Buses, DriverKind};
+use yakumo_rpc::{Bus, Handler, ServeOptions, Topic};
 use yakumo_service::Process;
 
 use crate::config::Config;
+use crate::context::start_bus;
 
 /// How long handlers may take to finish when the process ends.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Starts the agents of this process's hosts: one, or many simulated ones.
 pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Result<()> {
-    let compute =
-        yakumo_compute::start(process.clone(), bus.clone(), config.compute.clone()).await?;
+    let (of, settings) = (process.clone(), config.clone());
+    let more = move || {
+        let (process, config) = (of.clone(), settings.clone());
+        async move { start_bus(&process, &config).await }.boxed()
+    };
+    let buses = Buses {
+        own: bus.clone(),
+        more: Box::new(more),
+    };
+    let compute = yakumo_compute::start(process.clone(), buses, config.compute.clone()).await?;
     for host in compute.hosts {
-        let bus = match bus.principal() {
-            // A host's own broker user; it cannot become anybody else.
-            Principal::Host(_) => bus.clone(),
-            Principal::Control => bus.as_host(&host.name),
-        };
+        let bus = host.bus;
         let data_dir = match config.compute.driver {
             DriverKind::Libvirt => config.data_dir.clone(),
             DriverKind::Simulated => config.data_dir.join("simulated").join(&host.name),

@@ -41,6 +41,11 @@ pub struct Options {
     pub hosts: usize,
     /// Whether each process reaches broker and database over [`Wire`]s of its own.
     pub wired: bool,
+    /// Whether hosts of a distributed cloud run with the control services' own
+    /// rights, as many in one process must.
+    pub trusted_hosts: bool,
+    /// How long a process may take to start.
+    pub start: Duration,
     /// Whether a database server forces its commits to the disk.
     pub durability: Durability,
     /// Further settings, as on the command line.
@@ -56,6 +61,8 @@ impl Default for Options {
             replicas: 1,
             hosts: 1,
             wired: false,
+            trusted_hosts: false,
+            start: START,
             durability: Durability::Fast,
             settings: Vec::new(),
         }
@@ -79,9 +86,12 @@ pub struct TestCloud {
     pub fronts: Vec<Ports>,
     /// The broker of a distributed one.
     pub broker: Option<Broker>,
+    /// What seals contexts in a distributed one.
+    pub context_key: String,
     processes: Vec<Process>,
     passed: bool,
     settings: Vec<String>,
+    start: Duration,
     keeper: Keeper,
     folder: TempDir,
     database: Option<DatabaseServer>,
@@ -105,6 +115,7 @@ struct Parts {
     broker: Option<Broker>,
     database: Option<DatabaseServer>,
     urls: Vec<(&'static str, String)>,
+    context_key: String,
 }
 
 impl TestCloud {
@@ -123,6 +134,7 @@ impl TestCloud {
             broker: None,
             database: None,
             urls: Vec::new(),
+            context_key: String::new(),
         };
         Self::start(options, parts).await
     }
@@ -171,14 +183,19 @@ impl TestCloud {
                         0 => HOST.to_owned(),
                         _ => format!("{HOST}-{}", number + 1),
                     };
-                    let url = broker.add_host(&host_name, "the host's own").await?;
+                    let (url, seal) = if options.trusted_hosts {
+                        (broker.url(), key("context_key")?)
+                    } else {
+                        let url = broker.add_host(&host_name, "the host's own").await?;
+                        (url, key("context_public_keys")?)
+                    };
                     let own = if number == 0 { "host" } else { &name };
                     let host = host(&options, path, &host_name, own);
                     format!(
                         "data_dir = {}\n[bus]\nurl = {}\n{}\n{}",
                         quoted(&host.data_dir.display().to_string()),
                         quoted(&lines.change(&url)),
-                        key("context_public_keys")?,
+                        seal,
                         host.sections,
                     )
                 } else {
@@ -202,6 +219,11 @@ impl TestCloud {
                 processes.push(process);
             }
         }
+        let context_key = key("context_key")?
+            .split('"')
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned();
         let parts = Parts {
             fronts,
             folder,
@@ -209,6 +231,7 @@ impl TestCloud {
             broker: Some(broker),
             database: Some(server),
             urls,
+            context_key,
         };
         Self::start(options, parts).await
     }
@@ -218,9 +241,11 @@ impl TestCloud {
             ports: parts.fronts[0].clone(),
             fronts: parts.fronts,
             broker: parts.broker,
+            context_key: parts.context_key,
             processes: parts.processes,
             passed: false,
             settings: options.settings,
+            start: options.start,
             keeper: Keeper::start()?,
             folder: parts.folder,
             database: parts.database,
@@ -308,10 +333,16 @@ impl TestCloud {
         self.keeper.add(id)
     }
 
+    /// The URL of a process's operators' listener.
+    pub fn operators(&self, name: &str) -> Result<String> {
+        let process = self.processes.iter().find(|process| process.name == name);
+        let ops = process.with_context(|| format!("no process {name}"))?.ops;
+        Ok(format!("http://127.0.0.1:{ops}"))
+    }
+
     /// Waits until a process says that it is well.
     pub async fn healthy(&mut self, name: &str) -> Result<()> {
-        let ops = self.process(name)?.ops;
-        let url = format!("http://127.0.0.1:{ops}/health");
+        let url = format!("{}/health", self.operators(name)?);
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
             .no_proxy()
@@ -329,8 +360,9 @@ impl TestCloud {
                 Err(error) => error.to_string(),
             };
             ensure!(
-                begun.elapsed() < START,
-                "{name} is not healthy after {START:?}: {said}"
+                begun.elapsed() < self.start,
+                "{name} is not healthy after {:?}: {said}",
+                self.start
             );
             wait::hold_still(Duration::from_millis(50)).await;
         }

@@ -62,10 +62,7 @@ enum Command {
     /// Bring up deploy/compose.yaml in a Docker of its own, use it, take it down.
     ComposeTest(compose::Options),
     /// Measure the release build: a table, and target/bench.json.
-    Bench {
-        /// What to measure; everything if left out.
-        names: Vec<String>,
-    },
+    Bench(bench::Options),
     /// Break a cloud while people use it, and count what is wrong afterwards.
     Chaos(chaos::Options),
     /// Run the decision logic under a simulated clock, bus and store, many times over.
@@ -194,7 +191,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Status => cloud::status(&paths),
         Command::Test(options) => test::run(&paths, &options),
         Command::ComposeTest(options) => compose::test(&paths, &options),
-        Command::Bench { names } => bench::run(&paths, &names),
+        Command::Bench(options) => bench::run(&paths, &options),
         Command::Chaos(options) => chaos::run(&paths, &options),
         Command::Simulate {
             scenario,

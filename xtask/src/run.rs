@@ -50,6 +50,12 @@ impl Run {
         self
     }
 
+    /// Sets environment variables.
+    pub fn envs<'a>(mut self, all: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        self.command.envs(all);
+        self
+    }
+
     /// Sets the working directory.
     pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);

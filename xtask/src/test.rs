@@ -115,9 +115,8 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
         ),
         ("house rules", GoOn, Box::new(|_| tidy::check(paths))),
         ("format", GoOn, Box::new(|_| format(paths))),
-        ("lints", GoOn, Box::new(|_| lints(paths))),
         (
-            "build",
+            "build and lints",
             Stop,
             Box::new(|_| {
                 cargo(paths, &["build", "--package", "yakumo"], |_| {})?;
@@ -250,6 +249,19 @@ fn counted(paths: &Paths, arguments: &[&str]) -> (Count, Failures, Result<()>) {
     (count, failures, result)
 }
 
+/// The environment in which cargo builds with clippy in the compiler's place, as
+/// `cargo clippy` itself sets it up for its checks: a lint is an error, and
+/// nothing has to be read twice, once to be checked and once to be built.
+pub fn linting() -> [(&'static str, &'static str); 2] {
+    [
+        ("RUSTC_WORKSPACE_WRAPPER", "clippy-driver"),
+        (
+            "CLIPPY_ARGS",
+            "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
+        ),
+    ]
+}
+
 /// Runs cargo on this terminal, each line handed to `each`, too. The
 /// environment says where the things are that tests of the whole cloud drive.
 fn cargo(paths: &Paths, arguments: &[&str], mut each: impl FnMut(&str)) -> Result<()> {
@@ -262,6 +274,7 @@ fn cargo(paths: &Paths, arguments: &[&str], mut each: impl FnMut(&str)) -> Resul
     let xtask = paths.target.join("debug/xtask");
     Run::new("timeout", all)
         .dir(&paths.root)
+        .envs(linting())
         .env("YAKUMO_TEST_PROGRAM", variable(&paths.program()))
         .env("YAKUMO_TEST_XTASK", variable(&xtask))
         .env("YAKUMO_TEST_GUEST_IMAGE", variable(&paths.guest_image()))

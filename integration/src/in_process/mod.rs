@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use yakumo_auth::{JwsContextSeal, TokenVerifier, VerifierConfig};
-use yakumo_compute::DriverKind;
+use yakumo_compute::{Buses, DriverKind};
 use yakumo_db::{Db, DbConfig};
 use yakumo_rpc::{Bus, Handler, ServeOptions, Topic};
 use yakumo_service::{Process, system_env};
@@ -256,11 +256,11 @@ async fn start_hosts(
     config.simulated.build_failures = wanted.build_failures;
     config.simulated.flush = false;
     let (network, volume) = (network_config(root), volume_config(root));
-    let started = yakumo_compute::start(process.named("compute"), bus.clone(), config)
+    let started = yakumo_compute::start(process.named("compute"), Buses::one(bus.clone()), config)
         .await
         .context("compute")?;
     for host in started.hosts {
-        let bus = bus.as_host(&host.name);
+        let bus = host.bus;
         let data_dir = root.join("hosts").join(&host.name);
         let on_network = yakumo_network::HostSettings {
             host: host.name.clone(),

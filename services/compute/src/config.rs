@@ -235,6 +235,17 @@ impl Default for LibvirtConfig {
     }
 }
 
+/// How the hosts of one process reach the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connections {
+    /// All over the process's own connection.
+    #[default]
+    Shared,
+    /// Each over a connection of its own, as real hosts do.
+    Each,
+}
+
 /// Hosts that exist in memory only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -244,6 +255,8 @@ pub struct SimulatedConfig {
     pub hosts: u32,
     /// Their names before the number: `sim-` makes `sim-0001`.
     pub prefix: String,
+    /// How they reach the broker.
+    pub connections: Connections,
     /// vCPUs of each.
     pub vcpus: u32,
     /// MiB of memory of each.
@@ -271,6 +284,7 @@ impl Default for SimulatedConfig {
         Self {
             hosts: 1,
             prefix: "sim-".into(),
+            connections: Connections::default(),
             vcpus: 64,
             memory_mib: 262_144,
             disk_gib: 10_240,

@@ -31,7 +31,9 @@ use yakumo_rpc::{Bus, Handler, Principal};
 use yakumo_service::Process;
 
 pub use agent::{Agent, AgentParts};
-pub use config::{Config, DriverKind, ImagesConfig, LibvirtConfig, SimulatedConfig, VirtType};
+pub use config::{
+    Config, Connections, DriverKind, ImagesConfig, LibvirtConfig, SimulatedConfig, VirtType,
+};
 
 use drivers::Hypervisor;
 use drivers::simulated::SimulatedHypervisor;
@@ -47,6 +49,28 @@ pub struct StartedHost {
     pub handler: Arc<dyn Handler>,
     /// The agent itself.
     pub agent: Agent,
+    /// Speaks as the host.
+    pub bus: Bus,
+}
+
+/// Where the hosts of a process get a bus.
+pub struct Buses {
+    /// The process's own.
+    pub own: Bus,
+    /// Makes a further connection.
+    pub more: Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<Bus>> + Send + Sync>,
+}
+
+impl Buses {
+    /// All hosts over one connection.
+    pub fn one(own: Bus) -> Self {
+        let shared = own.clone();
+        let more = move || std::future::ready(Ok(shared.clone())).boxed();
+        Self {
+            own,
+            more: Box::new(more),
+        }
+    }
 }
 
 /// What [`start`] brought up.
@@ -59,10 +83,11 @@ pub struct Started {
 impl Started {
     /// Serves every host's topic with the compute agent alone: for processes
     /// in which the host has no other role.
-    pub async fn serve(&self, bus: &Bus) -> Result<Vec<yakumo_rpc::Server>, yakumo_rpc::RpcError> {
+    pub async fn serve(&self) -> Result<Vec<yakumo_rpc::Server>, yakumo_rpc::RpcError> {
         let mut servers = Vec::with_capacity(self.hosts.len());
         for host in &self.hosts {
-            let server = host_bus(bus, &host.name)
+            let server = host
+                .bus
                 .serve(
                     yakumo_rpc::Topic::Host(host.name.clone()),
                     vec![Arc::clone(&host.handler)],
@@ -80,7 +105,7 @@ impl Started {
 /// caller serves their topics with the handlers in [`Started`].
 pub fn start(
     process: Process,
-    bus: Bus,
+    buses: Buses,
     config: Config,
 ) -> BoxFuture<'static, anyhow::Result<Started>> {
     async move {
@@ -90,8 +115,8 @@ pub fn start(
         }
         let own = host_name(&config)?;
         match config.driver {
-            DriverKind::Simulated => start_simulated(process, bus, config, own).await,
-            DriverKind::Libvirt => start_libvirt(process, bus, config, own).await,
+            DriverKind::Simulated => start_simulated(process, buses, config, own).await,
+            DriverKind::Libvirt => start_libvirt(process, buses.own, config, own).await,
         }
     }
     .boxed()
@@ -121,18 +146,19 @@ fn host_bus(bus: &Bus, name: &str) -> Bus {
     }
 }
 
-fn started_host(agent: Agent) -> StartedHost {
+fn started_host(agent: Agent, bus: Bus) -> StartedHost {
     let service = Arc::new(ComputeHostService::new(agent.clone()));
     StartedHost {
         name: agent.name().to_owned(),
         handler: Arc::new(ComputeHostHandler::new(service)),
         agent,
+        bus,
     }
 }
 
 async fn start_simulated(
     process: Process,
-    bus: Bus,
+    buses: Buses,
     config: Config,
     own: String,
 ) -> anyhow::Result<Started> {
@@ -150,19 +176,24 @@ async fn start_simulated(
             process.env.clone(),
             config.simulated.clone(),
         ));
+        let bus = match config.simulated.connections {
+            Connections::Shared => buses.own.clone(),
+            Connections::Each => (buses.more)().await?,
+        };
+        let bus = host_bus(&bus, &name);
         let agent = Agent::start(AgentParts {
             process: process.clone(),
-            bus: host_bus(&bus, &name),
+            bus: bus.clone(),
             config: Arc::clone(&config),
             root: root.join(&name),
             name,
             durability,
             hypervisor,
-            // They share one connection, so one of them is enough.
-            proves_hearing: number == 0,
+            // Of those that share a connection, one is enough.
+            proves_hearing: number == 0 || config.simulated.connections == Connections::Each,
         })
         .await?;
-        started.hosts.push(started_host(agent));
+        started.hosts.push(started_host(agent, bus));
     }
     Ok(started)
 }
@@ -178,9 +209,10 @@ pub async fn start_with(
     config.check()?;
     let name = host_name(&config)?;
     let root = root(&config);
+    let bus = host_bus(&bus, &name);
     let agent = Agent::start(AgentParts {
         process,
-        bus: host_bus(&bus, &name),
+        bus: bus.clone(),
         config: Arc::new(config),
         name,
         root,
@@ -189,7 +221,7 @@ pub async fn start_with(
         proves_hearing: true,
     })
     .await?;
-    Ok(started_host(agent))
+    Ok(started_host(agent, bus))
 }
 
 fn root(config: &Config) -> PathBuf {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use yakumo_compute::SimulatedConfig;
 use yakumo_compute::drivers::simulated::SimulatedHypervisor;
+use yakumo_compute::{Buses, SimulatedConfig};
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{
     ConsoleLogRequest, Power, Resources, ServerSpec, SetDesiredRequest,
@@ -537,11 +537,11 @@ async fn many_simulated_hosts_live_in_one_process() {
         },
         ..yakumo_compute::Config::default()
     };
-    let started = yakumo_compute::start(process.clone(), world.bus.clone(), config)
+    let started = yakumo_compute::start(process.clone(), Buses::one(world.bus.clone()), config)
         .await
         .unwrap();
     assert_eq!(started.hosts.len(), 200);
-    let servers = started.serve(&world.bus).await.unwrap();
+    let servers = started.serve().await.unwrap();
     let mut waiting = Vec::new();
     for host in &started.hosts {
         let client = yakumo_contracts::compute_host::ComputeHostClient::new(

@@ -49,8 +49,13 @@ pub fn start_manager(
             notifier,
             waiting: Arc::default(),
             states: Arc::default(),
+            beats: Arc::default(),
         };
         announcements.start(&process, app.clone());
+        process.spawn(
+            "network_beats",
+            app.clone().write_down_beats(process.clone()),
+        );
         drive_reconciler(
             &process,
             Arc::new(Laggards { app: app.clone() }),

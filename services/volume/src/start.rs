@@ -48,6 +48,7 @@ pub fn start_manager(
             bus: bus.clone(),
             engine: engine.clone(),
             config: Arc::new(config),
+            heard: Arc::default(),
         });
         engine.add(Arc::new(CreateVolume {
             app: Arc::clone(&app),
@@ -62,6 +63,11 @@ pub fn start_manager(
         );
 
         reconcilers::start(&process, &app);
+        let writer = Arc::clone(&app);
+        let own = process.clone();
+        process.spawn("storage_hosts", async move {
+            writer.write_down_hosts(&own).await;
+        });
         let rpc = Arc::new(Rpc { app });
         let handlers: Vec<Arc<dyn Handler>> = vec![
             Arc::new(VolumesHandler::new(Arc::clone(&rpc))),

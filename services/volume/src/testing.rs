@@ -103,6 +103,7 @@ impl World {
             db,
             bus: bus.clone(),
             config: Arc::new(Config::default()),
+            heard: Arc::default(),
         });
         let world = Self {
             host: VolumeHostClient::new(bus.clone(), Target::host(HOST)),
@@ -154,7 +155,7 @@ impl World {
             .db
             .write(move |txn| {
                 let row = row.clone();
-                Box::pin(async move { store::storage_hosts::put(txn, row).await })
+                Box::pin(async move { store::storage_hosts::put(txn, vec![row]).await })
             })
             .await
             .unwrap();

@@ -10,6 +10,7 @@
 
 mod config;
 mod env;
+mod gather;
 mod health;
 pub mod http;
 mod metrics;
@@ -21,6 +22,7 @@ mod telemetry;
 
 pub use config::{ConfigError, load_config};
 pub use env::system_env;
+pub use gather::Gather;
 pub use health::{ComponentHealth, HealthHandle, HealthRegistry, HealthReport};
 pub use http::{OpsConfig, start_ops};
 pub use metrics::{MetricsHandle, install_metrics};

@@ -16,6 +16,7 @@ use super::config::{OPS_PORT, ports};
 use crate::paths::Paths;
 use crate::processes;
 use crate::run::{Run, wait_for};
+use crate::test::linting;
 use crate::ui::{self, Step, step};
 
 /// A command that takes longer hangs.
@@ -127,6 +128,8 @@ impl<'a> Check<'a> {
         let mut said = String::new();
         Run::new("timeout", all)
             .dir(&self.paths.root)
+            // As all is built already.
+            .envs(linting())
             .log(&self.paths.log())
             .lines(|line| {
                 step.detail(line.trim());

@@ -289,6 +289,7 @@ impl Host {
                 .iter()
                 .filter_map(|id| disk.records.get(id)?.state(id))
                 .collect(),
+            ..HostReport::default()
         }
     }
 

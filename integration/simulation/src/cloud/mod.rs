@@ -152,12 +152,16 @@ impl Scene {
             nodes: Vec::new(),
             neighbours,
             ports,
-            failing: if chance.happens(500) {
-                chance.below(300)
-            } else {
-                0
+            // A flaw is in what is undone, so much is.
+            failing: match flaw {
+                Flaw::LatePorts => 500,
+                Flaw::None if chance.happens(500) => chance.below(300),
+                Flaw::None => 0,
             },
-            boot_bound: if chance.happens(500) { 30 } else { 600 },
+            boot_bound: match flaw {
+                Flaw::None if chance.happens(500) => 600,
+                _ => 30,
+            },
             started: 0,
             known: Arc::default(),
         };

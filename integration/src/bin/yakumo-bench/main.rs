@@ -1,7 +1,6 @@
-//! The measurements behind `docs/benchmarks.md`: `yakumo-bench [--json FILE]
-//! [NAME …]`. Every one starts what it needs on loopback, from nothing, with
-//! durable commits, and is bounded in count and in time. They say how fast it
-//! is, and fail nothing.
+//! The measurements behind `docs/benchmarks.md`. Every one starts what it needs
+//! on loopback, from nothing, with durable commits, and is bounded in count and
+//! in time. They say how fast it is, and fail nothing.
 
 // A program that measures: it looks at the clock and prints its result.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
@@ -12,6 +11,7 @@ mod lists;
 mod peer;
 mod report;
 mod rpc;
+mod scale;
 mod setup;
 mod start;
 mod tokens;
@@ -19,22 +19,50 @@ mod usage;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 
-const NAMES: [&str; 7] = [
-    "start",
-    "tokens",
-    "rpc",
-    "images",
-    "boots",
-    "boots-distributed",
-    "lists",
-];
+/// Measures Yakumo.
+#[derive(Parser)]
+struct Arguments {
+    /// Also writes all single values to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// What to measure; everything but `scale` if left out.
+    names: Vec<Name>,
+    #[command(flatten)]
+    scale: scale::Options,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    Start,
+    Tokens,
+    Rpc,
+    Images,
+    Boots,
+    BootsDistributed,
+    Lists,
+    Scale,
+}
+
+impl Name {
+    /// Those that are measured when nothing is named.
+    const USUAL: [Self; 7] = [
+        Self::Start,
+        Self::Tokens,
+        Self::Rpc,
+        Self::Images,
+        Self::Boots,
+        Self::BootsDistributed,
+        Self::Lists,
+    ];
+}
 
 fn main() -> std::process::ExitCode {
-    match run() {
+    match run(Arguments::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -43,54 +71,46 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    let mut json: Option<PathBuf> = None;
-    let mut names: Vec<String> = Vec::new();
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        if argument == "--json" {
-            json = Some(arguments.next().context("--json needs a file")?.into());
-        } else {
-            names.push(argument);
-        }
-    }
-    for name in &names {
-        ensure!(
-            NAMES.contains(&name.as_str()),
-            "there is no measurement {name}; there are {}",
-            NAMES.join(", ")
-        );
-    }
+fn run(arguments: Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let mut report = Report::default();
     let mut failed = Vec::new();
-    for name in NAMES {
-        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
-            continue;
-        }
-        eprintln!("── {name}");
+    let mut sentence = None;
+    let names = match arguments.names.as_slice() {
+        [] => Name::USUAL.to_vec(),
+        names => names.to_vec(),
+    };
+    for name in names {
+        eprintln!("── {name:?}");
         let outcome = runtime.block_on(async {
             match name {
-                "start" => start::run(&mut report).await,
-                "tokens" => tokens::run(&mut report).await,
-                "rpc" => rpc::run(&mut report).await,
-                "images" => images::run(&mut report).await,
-                "boots" => boots::embedded(&mut report).await,
-                "boots-distributed" => boots::distributed(&mut report).await,
-                _ => lists::run(&mut report).await,
+                Name::Start => start::run(&mut report).await,
+                Name::Tokens => tokens::run(&mut report).await,
+                Name::Rpc => rpc::run(&mut report).await,
+                Name::Images => images::run(&mut report).await,
+                Name::Boots => boots::embedded(&mut report).await,
+                Name::BootsDistributed => boots::distributed(&mut report).await,
+                Name::Lists => lists::run(&mut report).await,
+                Name::Scale => {
+                    sentence = Some(scale::run(&mut report, &arguments.scale).await?);
+                    Ok(())
+                }
             }
         });
         if let Err(error) = outcome {
-            eprintln!("error: {name}: {error:#}");
-            failed.push(name);
+            eprintln!("error: {name:?}: {error:#}");
+            failed.push(format!("{name:?}"));
         }
-        if let Some(json) = &json {
+        if let Some(json) = &arguments.json {
             std::fs::write(json, report.json()?)?;
         }
     }
     println!("{}", report.table());
+    if let Some(sentence) = sentence {
+        println!("{sentence}");
+    }
     ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }

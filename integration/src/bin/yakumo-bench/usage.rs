@@ -91,6 +91,42 @@ impl Cpu {
     }
 }
 
+/// What one service, the broker or the database uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Used {
+    /// CPU seconds so far.
+    pub cpu: f64,
+    /// MiB of memory; what processes share counts once.
+    pub memory: f64,
+}
+
+/// What everything uses, by the services' names, `broker` and `database`.
+pub fn by_service() -> Result<BTreeMap<String, Used>> {
+    let mut all: BTreeMap<String, Used> = BTreeMap::new();
+    for seen in descendants()? {
+        let name = match seen.name.as_str() {
+            "yakumo" => last_argument(seen.pid).unwrap_or_default(),
+            "postgres" | "mariadbd" => "database".into(),
+            name if name.contains("beam") || name.starts_with("erl") => "broker".into(),
+            _ => continue,
+        };
+        let used = all.entry(name).or_default();
+        #[allow(clippy::cast_precision_loss)]
+        let cpu = seen.ticks as f64 * TICK;
+        used.cpu += cpu;
+        // A process that has just ended uses nothing.
+        used.memory += mebibytes(&format!("/proc/{}/smaps_rollup", seen.pid), "Pss").unwrap_or(0.0);
+    }
+    Ok(all)
+}
+
+/// A service is named last on its command line.
+fn last_argument(pid: u32) -> Option<String> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    let last = line.trim_end_matches('\0').rsplit('\0').next()?;
+    Some(last.to_owned())
+}
+
 /// CPU seconds that this program itself has used.
 pub fn own() -> Result<f64> {
     let seen = look(std::process::id()).context("this process is not to be seen")?;
@@ -99,11 +135,15 @@ pub fn own() -> Result<f64> {
 }
 
 fn status(pid: u32, key: &str) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
+    mebibytes(&format!("/proc/{pid}/status"), key)
+}
+
+fn mebibytes(file: &str, key: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(file)?;
+    let line = text
         .lines()
         .find_map(|line| line.strip_prefix(key))
-        .with_context(|| format!("no {key} of {pid}"))?;
+        .with_context(|| format!("no {key} in {file}"))?;
     let kib: f64 = line
         .trim_start_matches(':')
         .trim()

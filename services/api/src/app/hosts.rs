@@ -18,6 +18,9 @@ use yakumo_types::{Fault, HostId, RequestContext, Timestamp, check_name};
 use super::App;
 use crate::store::hosts::{self as store, Claimed, Host};
 
+/// How long a change waits for others before schedulers hear of it: a thousand
+/// hosts that say something in each second are not a thousand messages.
+const COMPANY: Duration = Duration::from_millis(50);
 /// Hosts in one message to the schedulers.
 const CHUNK: usize = 500;
 /// Hosts in one page of a snapshot at most.
@@ -113,6 +116,7 @@ fn view(row: &Host, now: Timestamp) -> HostView {
         cpu_ratio: row.cpu_ratio,
         memory_ratio: row.memory_ratio,
         disk_ratio: row.disk_ratio,
+        changed_at: 0,
     }
 }
 
@@ -267,7 +271,13 @@ impl App {
         row.sequence = signed(report.sequence);
         // Heard this moment, whatever the row says.
         row.heard_at = i64::MAX;
-        self.publish_host(&row, Timestamp::from_micros(0));
+        self.publish(HostChanged {
+            host: Some(HostView {
+                changed_at: report.changed_at,
+                ..view(&row, Timestamp::from_micros(0))
+            }),
+            ..HostChanged::default()
+        });
         Ok(true)
     }
 
@@ -320,10 +330,11 @@ impl App {
         self.hosts.something_for_schedulers.notify_one();
     }
 
-    /// Passes changes on to the schedulers, whatever waits in one message;
-    /// waits for the first one.
+    /// Passes changes on to the schedulers, whatever comes within a moment in
+    /// one message; waits for the first one.
     pub(crate) async fn hosts_publish_next(&self) {
         self.hosts.something_for_schedulers.notified().await;
+        self.env.clock.sleep(COMPANY).await;
         let waiting: Vec<HostChanged> = std::mem::take(&mut *lock(&self.hosts.for_schedulers))
             .into_values()
             .collect();

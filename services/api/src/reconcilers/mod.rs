@@ -2,6 +2,7 @@
 //! difference.
 
 mod forget_keys;
+mod pace;
 mod projections;
 mod purge;
 mod stuck;
@@ -15,8 +16,9 @@ use yakumo_service::{Process, drive_reconciler};
 use crate::app::App;
 use crate::app::hosts::WRITE_HEARD_EVERY;
 
-/// How often every host's own list is compared with the rows.
-const SYNC_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether hosts' own lists are to be compared with the
+/// rows; how many at a time, `pace` says.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How often addresses are compared with the network service's.
 const PROJECT_EVERY: Duration = Duration::from_secs(300);
 /// How often old rows are removed.

@@ -8,8 +8,7 @@
 //!   workflow is at work on it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -22,6 +21,7 @@ use yakumo_service::Reconciler;
 use yakumo_types::server_state::{ServerEvent, VmState};
 use yakumo_types::{Fault, RequestContext, ServerId};
 
+use super::pace::Pace;
 use crate::app::App;
 use crate::app::reports::fault_document;
 use crate::store::hosts;
@@ -33,34 +33,22 @@ use crate::store::servers::{
 const AT_A_TIME: usize = 16;
 /// Servers in one page of a host's list.
 const PAGE: u32 = 500;
-const HOSTS: u64 = 500;
-
-/// How often all hosts are compared, and not only those that were named.
-const ALL_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct SyncHosts {
     app: Arc<App>,
-    /// When all hosts were compared last, on the monotonic clock.
-    all_at: Mutex<Option<Duration>>,
+    pace: Mutex<Pace>,
 }
 
 impl SyncHosts {
     pub(super) fn new(app: Arc<App>) -> Self {
         Self {
             app,
-            all_at: Mutex::new(None),
+            pace: Mutex::default(),
         }
     }
 
-    fn all_are_due(&self) -> bool {
-        let now = self.app.env.clock.monotonic();
-        let mut all_at = self.all_at.lock().unwrap_or_else(PoisonError::into_inner);
-        // The timer is a tenth early or late.
-        let due = all_at.is_none_or(|at| now.saturating_sub(at) * 10 >= ALL_EVERY * 9);
-        if due {
-            *all_at = Some(now);
-        }
-        due
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,25 +60,25 @@ impl Reconciler for SyncHosts {
 
     async fn reconcile(&self) -> anyhow::Result<()> {
         let app = &self.app;
-        let named = app.to_sync.take();
-        if !self.all_are_due() {
-            sync_all(app, named).await;
+        sync_all(app, app.to_sync.take()).await;
+        let now = app.env.clock.monotonic();
+        if self.pace().begins(now) {
+            let hosts = hosts::host_count(app.db.read()).await?;
+            self.pace().begin(now, hosts);
+        }
+        let Some((marker, number)) = self.pace().due(now) else {
             return Ok(());
-        }
-        let mut marker: Option<String> = None;
-        loop {
-            let now = yakumo_db::database_now(app.db.read()).await?;
-            let page = hosts::host_list(app.db.read(), marker.as_deref(), HOSTS).await?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            marker = Some(last.name.clone());
-            let up = page
-                .into_iter()
-                .filter(|host| app.heard_lately(host.heard_at, now))
-                .map(|host| host.name);
-            sync_all(app, up).await;
-        }
+        };
+        let database_now = yakumo_db::database_now(app.db.read()).await?;
+        let page = hosts::host_list(app.db.read(), marker.as_deref(), number).await?;
+        let last = page.last().map(|host| host.name.clone());
+        self.pace().advance(number, page.len() as u64, last);
+        let up = page
+            .into_iter()
+            .filter(|host| app.heard_lately(host.heard_at, database_now))
+            .map(|host| host.name);
+        sync_all(app, up).await;
+        Ok(())
     }
 }
 

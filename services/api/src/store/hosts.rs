@@ -6,7 +6,7 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 use yakumo_db::DbError;
 
@@ -30,6 +30,11 @@ pub async fn host_list(
         .limit(limit)
         .all(db)
         .await?)
+}
+
+/// How many hosts are known.
+pub async fn host_count(db: &DatabaseConnection) -> Result<u64, DbError> {
+    Ok(host::Entity::find().count(db).await?)
 }
 
 /// The zones with the hosts in them: zone, host, whether enabled, heard at.

@@ -384,7 +384,8 @@ impl Owner {
                 stage: stage.to_owned(),
                 ..report.clone()
             };
-            host.reporter.publish(server, report, Urgency::Soon);
+            host.reporter
+                .publish(server, report, Urgency::Soon, host.env.now());
         })
     }
 
@@ -553,7 +554,10 @@ impl Owner {
             report.power_state = before.power_state;
             report.attached_volume_ids = before.attached_volume_ids;
         }
-        self.host.reporter.publish(self.server(), report, urgency);
+        let now = self.host.env.now();
+        self.host
+            .reporter
+            .publish(self.server(), report, urgency, now);
     }
 
     /// Off the list first, so that whoever asks next starts afresh; commands

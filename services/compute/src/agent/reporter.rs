@@ -18,7 +18,7 @@ use yakumo_contracts::api::{
 };
 use yakumo_contracts::compute_host::ServerReport;
 use yakumo_rpc::Target;
-use yakumo_types::{Fault, FaultCode, ServerId};
+use yakumo_types::{Fault, FaultCode, ServerId, Timestamp};
 
 use super::Host;
 use crate::config::seconds;
@@ -51,6 +51,8 @@ struct News {
     published: HashMap<ServerId, ServerReport>,
     dirty: BTreeSet<ServerId>,
     urgent: bool,
+    /// When the oldest of what is dirty came up.
+    since: Option<Timestamp>,
 }
 
 /// What the owners publish, and what of it was not acknowledged yet.
@@ -66,7 +68,13 @@ impl Reporter {
     }
 
     /// Publishes a server's state, if it is news.
-    pub(super) fn publish(&self, server: ServerId, report: ServerReport, urgency: Urgency) {
+    pub(super) fn publish(
+        &self,
+        server: ServerId,
+        report: ServerReport,
+        urgency: Urgency,
+        now: Timestamp,
+    ) {
         let mut news = self.news();
         if news.published.get(&server) == Some(&report) {
             return;
@@ -74,6 +82,7 @@ impl Reporter {
         news.published.insert(server, report);
         news.dirty.insert(server);
         news.urgent |= urgency == Urgency::Now;
+        news.since.get_or_insert(now);
         drop(news);
         self.woken.notify_one();
     }
@@ -117,21 +126,26 @@ impl Reporter {
         }
     }
 
-    fn take(&self) -> Vec<(ServerId, ServerReport)> {
+    /// A batch of what is to be told, and since when that is so.
+    fn take(&self) -> (Vec<(ServerId, ServerReport)>, Option<Timestamp>) {
         let mut news = self.news();
+        let since = news.since;
         let ids: Vec<ServerId> = news.dirty.iter().take(BATCH).copied().collect();
         for id in &ids {
             news.dirty.remove(id);
         }
         if news.dirty.is_empty() {
             news.urgent = false;
+            news.since = None;
         }
-        ids.into_iter()
+        let batch = ids
+            .into_iter()
             .filter_map(|id| Some((id, news.published.get(&id)?.clone())))
-            .collect()
+            .collect();
+        (batch, since)
     }
 
-    fn put_back(&self, batch: &[(ServerId, ServerReport)]) {
+    fn put_back(&self, batch: &[(ServerId, ServerReport)], since: Option<Timestamp>) {
         let mut news = self.news();
         for (server, _) in batch {
             if news.published.contains_key(server) {
@@ -139,6 +153,7 @@ impl Reporter {
             }
         }
         news.urgent = true;
+        news.since = since.or(news.since);
     }
 
     fn running(&self) -> u32 {
@@ -238,7 +253,12 @@ fn pause(host: &Host, failures: u32) -> Duration {
 }
 
 impl Session {
-    fn next(&mut self, host: &Host, servers: Vec<ServerState>) -> HostReport {
+    fn next(
+        &mut self,
+        host: &Host,
+        servers: Vec<ServerState>,
+        since: Option<Timestamp>,
+    ) -> HostReport {
         self.sequence = self.sequence.saturating_add(1);
         let (_, claimed) = host.ledger.state();
         HostReport {
@@ -251,6 +271,7 @@ impl Session {
             claimed_disk_gib: claimed.disk_gib,
             running_servers: host.reporter.running(),
             servers,
+            changed_at: since.unwrap_or_else(|| host.env.now()).as_micros(),
         }
     }
 
@@ -279,7 +300,7 @@ impl Session {
                     continue;
                 }
             }
-            let batch = host.reporter.take();
+            let (batch, since) = host.reporter.take();
             self.beats = self.beats.wrapping_add(1);
             let proof = host.proves_hearing && self.beats.is_multiple_of(PROOF);
             if batch.is_empty() && !proof {
@@ -288,7 +309,7 @@ impl Session {
                 continue;
             }
             let servers = batch.iter().map(|(_, report)| state(report)).collect();
-            let report = self.next(host, servers);
+            let report = self.next(host, servers, since);
             match client.report(&host.context(), report).await {
                 Ok(reply) => {
                     host.bus.mark_heard();
@@ -302,12 +323,12 @@ impl Session {
                         );
                     }
                     if reply.register_again {
-                        host.reporter.put_back(&batch);
+                        host.reporter.put_back(&batch, since);
                         return;
                     }
                 }
                 Err(fault) => {
-                    host.reporter.put_back(&batch);
+                    host.reporter.put_back(&batch, since);
                     if fault.code == FaultCode::Stale {
                         return;
                     }
@@ -320,7 +341,7 @@ impl Session {
     }
 
     async fn beat(&mut self, host: &Host, client: &HostReportsClient) {
-        let report = self.next(host, Vec::new());
+        let report = self.next(host, Vec::new(), None);
         let beat = Heartbeat {
             report: Some(report),
         };

@@ -8,8 +8,9 @@
 //! pull ──► keep on disk ──► apply (driver) ──► note as applied ──► report
 //! ```
 //!
-//! What it pulls is everything after a start and every ten minutes, and between
-//! that what became of it. Only the real driver and the files look at the whole
+//! What it pulls is everything after a start and every ten to fifteen minutes,
+//! and between that what became of it, when it is told that there is something:
+//! by a nudge, or by the answer to its sign of life. Only the real driver and the files look at the whole
 //! host then; everything else costs what changed.
 //!
 //! After a start it applies what is on its disk before it asks anybody: guests
@@ -41,7 +42,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, watch};
 use yakumo_contracts::network::{
-    AnnounceRequest, HostDelta, HostState, HostStatesClient, PullStateRequest, ReportAppliedRequest,
+    AnnounceRequest, HostBeat, HostDelta, HostState, HostStatesClient, PullStateRequest,
+    ReportAppliedRequest,
 };
 use yakumo_contracts::network_host::{
     ApplyReply, ApplyRequest, NetworkHostServer, StateChangedRequest,
@@ -62,6 +64,12 @@ const APPLY_BOUND: Duration = Duration::from_secs(60);
 /// After this time everything is pulled again, whatever became of it: transactions
 /// that did not see each other may have left something untold.
 const PULL_ALL: Duration = Duration::from_secs(600);
+
+/// After this time the agent says again who it is.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(300);
+
+/// And up to so much later, so that hosts which started together are no wave.
+const PULL_ALL_SPREAD: Duration = Duration::from_secs(300);
 
 /// How often a change is asked for again with what it lacked.
 const MAX_LACKING: usize = 3;
@@ -158,6 +166,8 @@ pub(crate) struct Agent {
     /// `None` where nothing outlives the process: simulated hosts.
     files: Option<StateFiles>,
     started_at: Timestamp,
+    /// After this time everything is pulled again.
+    pull_all: Duration,
     /// `None` before anything was ever heard.
     wanted: Mutex<Option<Wanted>>,
     live: Mutex<Live>,
@@ -178,8 +188,11 @@ impl Agent {
         driver: Arc<dyn NetworkDriver>,
         files: Option<StateFiles>,
     ) -> Self {
+        let spread = u64::try_from(PULL_ALL_SPREAD.as_millis()).unwrap_or(0);
+        let later = Duration::from_millis(process.env.rng.below(spread));
         Self {
             started_at: process.env.now(),
+            pull_all: PULL_ALL + later,
             process,
             settings,
             client,
@@ -215,31 +228,51 @@ impl Agent {
         }
         let clock = self.process.env.clock.clone();
         let mut announced: Option<Duration> = None;
+        let mut spoke: Option<Duration> = None;
         let mut looked = clock.monotonic();
+        let mut reason = true;
         'passes: loop {
             let now = clock.monotonic();
-            let due = announced.is_none_or(|at| now.saturating_sub(at) >= self.settings.announce);
-            if due && self.announce().await {
-                announced = Some(now);
+            let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at));
+            if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
+                match self.announce().await {
+                    Some(revision) => {
+                        (announced, spoke) = (Some(now), Some(now));
+                        reason |= self.revision().await != Some(revision);
+                    }
+                    None => reason = true,
+                }
+            } else if since(spoke).is_none_or(|past| past >= self.settings.announce) {
+                self.beat().await;
+                spoke = Some(now);
             }
             let resync = now.saturating_sub(looked) >= self.settings.resync;
-            match self.pass(resync || failures > 0).await {
-                Ok(whole) => {
-                    if failures > 0 {
-                        health.up();
+            let pull = reason || failures > 0 || self.changeable_revision().await.is_none();
+            if pull || resync || self.live.lock().await.owes() {
+                let passed = if pull {
+                    self.pass(resync || failures > 0).await
+                } else {
+                    self.keep(resync).await
+                };
+                match passed {
+                    Ok(whole) => {
+                        if failures > 0 {
+                            health.up();
+                        }
+                        failures = 0;
+                        if whole {
+                            looked = clock.monotonic();
+                        }
                     }
-                    failures = 0;
-                    if whole {
-                        looked = clock.monotonic();
+                    Err(error) => {
+                        failures = failures.saturating_add(1);
+                        let error = format!("{error:#}");
+                        tracing::warn!(host = %self.settings.host, failures, error, "a pass failed and will be tried again");
+                        health.degraded(error);
                     }
-                }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    let error = format!("{error:#}");
-                    tracing::warn!(host = %self.settings.host, failures, error, "a pass failed and will be tried again");
-                    health.degraded(error);
                 }
             }
+            reason = false;
             let pause = if failures == 0 && self.live.lock().await.owes() {
                 self.settings.report
             } else if failures == 0 {
@@ -253,7 +286,8 @@ impl Agent {
                 tokio::select! {
                     () = &mut rest => break,
                     () = self.nudge.notified() => {
-                        if self.is_behind() {
+                        reason = self.is_behind();
+                        if reason {
                             break;
                         }
                     }
@@ -312,7 +346,28 @@ impl Agent {
         Ok(wanted)
     }
 
-    async fn announce(&self) -> bool {
+    /// The revision of what should be, if anything was heard.
+    async fn revision(&self) -> Option<u64> {
+        let wanted = self.wanted.lock().await;
+        wanted.as_ref().map(|wanted| wanted.desired.revision())
+    }
+
+    /// Gives a sign of life, which may get lost.
+    async fn beat(&self) {
+        let beat = HostBeat {
+            host: self.settings.host.clone(),
+        };
+        let sent = self
+            .client
+            .beat_transient(&self.context(), beat, self.settings.announce)
+            .await;
+        if let Err(fault) = sent {
+            tracing::debug!(%fault, "a sign of life got lost");
+        }
+    }
+
+    /// Says who the agent is; returns the revision that the host should have.
+    async fn announce(&self) -> Option<u64> {
         let request = AnnounceRequest {
             host: self.settings.host.clone(),
             host_id: self.settings.host_id.clone(),
@@ -322,11 +377,21 @@ impl Agent {
             availability_zone: self.settings.availability_zone.clone(),
         };
         match self.client.announce(&self.context(), request).await {
-            Ok(_) => true,
+            Ok(reply) => Some(reply.revision),
             Err(fault) => {
                 tracing::debug!(%fault, "the network service did not hear of this host");
-                false
+                None
             }
+        }
+    }
+
+    /// Makes the host be as it was told, without asking whether that is still
+    /// right; returns whether the whole host was looked at.
+    async fn keep(&self, whole: bool) -> anyhow::Result<bool> {
+        let mut wanted = self.wanted.lock().await;
+        match wanted.as_mut() {
+            Some(wanted) => self.settle(wanted, whole).await,
+            None => Ok(false),
         }
     }
 
@@ -352,6 +417,14 @@ impl Agent {
             let mut live = self.live.lock().await;
             live.told.clear();
             live.urgent = true;
+        }
+        self.settle(wanted, whole).await
+    }
+
+    /// Makes the host be as it should, if something is new or all of it is to be
+    /// looked at, and says what is owed.
+    async fn settle(&self, wanted: &mut Wanted, whole: bool) -> anyhow::Result<bool> {
+        if whole {
             wanted.stale = Stale::All;
         }
         // A whole state may hold what its revision does not tell.
@@ -440,7 +513,7 @@ impl Agent {
         let wanted = self.wanted.lock().await;
         let wanted = wanted.as_ref()?;
         let pulled = wanted.pulled?;
-        let may = wanted.desired.is_changeable() && now.saturating_sub(pulled) < PULL_ALL;
+        let may = wanted.desired.is_changeable() && now.saturating_sub(pulled) < self.pull_all;
         may.then(|| wanted.desired.revision())
     }
 
@@ -672,6 +745,10 @@ mod tests {
 
         async fn announce(&self, _: &Incoming, _: AnnounceRequest) -> Result<AnnounceReply, Fault> {
             Ok(AnnounceReply::default())
+        }
+
+        async fn beat(&self, _: &Incoming, _: HostBeat) -> Result<(), Fault> {
+            Ok(())
         }
     }
 

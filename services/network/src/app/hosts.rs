@@ -7,6 +7,7 @@
 //! and then how they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -17,7 +18,8 @@ use yakumo_contracts::network::{
     ListRequest, PullStateReply, PullStateRequest, RemotePort, ReportAppliedRequest,
 };
 use yakumo_db::DbError;
-use yakumo_types::{Fault, RequestContext};
+use yakumo_service::Process;
+use yakumo_types::{Fault, RequestContext, Timestamp};
 
 use super::{App, faults};
 use crate::store::hosts::News;
@@ -31,6 +33,9 @@ const MAX_CHANGES: usize = 512;
 
 /// A host that says nothing new is noted as heard only so often.
 const HEARD_EVERY: i64 = 20_000_000;
+
+/// Between two writings of who was heard.
+const WRITE_BEATS: Duration = Duration::from_secs(5);
 
 impl App {
     /// A host's desired state or what became of it, or a part of that. Once begun
@@ -302,7 +307,26 @@ impl App {
         Ok(())
     }
 
-    /// A sign of life; returns what the host should have.
+    /// Writes down which hosts were heard, until the process ends.
+    pub async fn write_down_beats(self, process: Process) {
+        let write = |beats: BTreeMap<String, Timestamp>| {
+            let app = self.clone();
+            async move {
+                let names: Vec<String> = beats.into_keys().collect();
+                let now = app.now();
+                app.db
+                    .write(move |txn| {
+                        let names = names.clone();
+                        Box::pin(async move { store::hosts::beat(txn, &names, now).await })
+                    })
+                    .await?;
+                Ok(())
+            }
+        };
+        self.beats.write_down(&process, WRITE_BEATS, write).await;
+    }
+
+    /// Who an agent is; returns what the host should have.
     pub async fn announce(&self, request: AnnounceRequest) -> Result<AnnounceReply, Fault> {
         let known = store::hosts::find(self.db.read(), &request.host).await?;
         if let Some(host) = known {

@@ -29,7 +29,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use yakumo_db::{BoxFuture, DatabaseTransaction, Db, DbError, after_commit};
 use yakumo_rpc::Bus;
-use yakumo_types::{Env, Fault, ProjectId, RequestContext};
+use yakumo_service::Gather;
+use yakumo_types::{Env, Fault, ProjectId, RequestContext, Timestamp};
 
 pub use notifier::Notifier;
 pub use reconcile::Laggards;
@@ -68,6 +69,8 @@ pub struct App {
     pub waiting: Arc<Waiting>,
     /// What hosts are just reading in parts.
     pub states: Arc<States>,
+    /// When hosts were heard last.
+    pub beats: Arc<Gather<Timestamp>>,
 }
 
 /// Calls that wait for a host. A host answers by calling us, so those that wait

@@ -5,16 +5,16 @@ use yakumo_contracts::network::{
     AllocateServerPortsRequest, AnnounceReply, AnnounceRequest, CreateFloatingIpsRequest,
     CreateNetworksRequest, CreatePortsRequest, CreateRoutersRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, CreateSubnetsRequest, FloatingIp,
-    HostStatesServer, IdRequest, ListAgentsReply, ListFloatingIpsReply, ListNetworksReply,
-    ListPortsReply, ListQuotasReply, ListRequest, ListRoutersReply, ListSecurityGroupRulesReply,
-    ListSecurityGroupsReply, ListServerAddressesReply, ListServerAddressesRequest,
-    ListSubnetsReply, Network, NetworksServer, Port, PullStateReply, PullStateRequest, Quotas,
-    QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest, ResolveServerNetworksReply,
-    ResolveServerNetworksRequest, Router, RouterInterface, RouterInterfaceRequest, SecurityGroup,
-    ServerAddresses, ServerPortsReply, ServerPortsRequest, ServerPortsServer,
-    ServerSecurityGroupRequest, SetQuotasRequest, Subnet, UpdateFloatingIpRequest,
-    UpdateNetworkRequest, UpdatePortRequest, UpdateRouterRequest, UpdateSecurityGroupRequest,
-    UpdateSubnetRequest,
+    HostBeat, HostStatesServer, IdRequest, ListAgentsReply, ListFloatingIpsReply,
+    ListNetworksReply, ListPortsReply, ListQuotasReply, ListRequest, ListRoutersReply,
+    ListSecurityGroupRulesReply, ListSecurityGroupsReply, ListServerAddressesReply,
+    ListServerAddressesRequest, ListSubnetsReply, Network, NetworksServer, Port, PullStateReply,
+    PullStateRequest, Quotas, QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest,
+    ResolveServerNetworksReply, ResolveServerNetworksRequest, Router, RouterInterface,
+    RouterInterfaceRequest, SecurityGroup, ServerAddresses, ServerPortsReply, ServerPortsRequest,
+    ServerPortsServer, ServerSecurityGroupRequest, SetQuotasRequest, Subnet,
+    UpdateFloatingIpRequest, UpdateNetworkRequest, UpdatePortRequest, UpdateRouterRequest,
+    UpdateSecurityGroupRequest, UpdateSubnetRequest,
 };
 use yakumo_rpc::Incoming;
 use yakumo_types::Fault;
@@ -208,5 +208,11 @@ impl HostStatesServer for Rpc {
     ) -> Result<AnnounceReply, Fault> {
         call.sender.require_host(&request.host)?;
         self.app.announce(request).await
+    }
+
+    async fn beat(&self, call: &Incoming, request: HostBeat) -> Result<(), Fault> {
+        call.sender.require_host(&request.host)?;
+        self.app.beats.add(request.host, self.app.env.now());
+        Ok(())
     }
 }

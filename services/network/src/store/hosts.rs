@@ -295,6 +295,18 @@ pub async fn heard(
     find(db, name).await?.ok_or(DbError::NotFound)
 }
 
+/// Notes a sign of life of hosts that are known.
+pub async fn beat(db: &impl ConnectionTrait, names: &[String], now: i64) -> Result<(), DbError> {
+    for names in names.chunks(AT_A_TIME) {
+        Entity::update_many()
+            .col_expr(Column::HeardAt, Expr::value(now))
+            .filter(Column::Name.is_in(names))
+            .exec(db)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Notes what a host has made real, and forgets the changes that led there; an
 /// older word than the last one changes nothing.
 pub async fn applied(db: &impl ConnectionTrait, name: &str, revision: i64) -> Result<(), DbError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use yakumo_contracts::common::Empty;
 use yakumo_contracts::network::{
-    AnnounceReply, AnnounceRequest, HostNetwork, HostPort, HostState, HostStatesHandler,
+    AnnounceReply, AnnounceRequest, HostBeat, HostNetwork, HostPort, HostState, HostStatesHandler,
     HostStatesServer, PullStateReply, PullStateRequest, ReportAppliedRequest,
 };
 use yakumo_network::{Config, Driver, HostConfig, HostSettings, start_host};
@@ -82,6 +82,10 @@ impl HostStatesServer for FakeService {
         Ok(AnnounceReply {
             revision: self.state.revision,
         })
+    }
+
+    async fn beat(&self, _: &Incoming, _: HostBeat) -> Result<(), Fault> {
+        Ok(())
     }
 }
 

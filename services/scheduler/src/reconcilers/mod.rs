@@ -104,5 +104,6 @@ fn view(host: HostSnapshot) -> HostView {
         cpu_ratio: host.cpu_ratio,
         memory_ratio: host.memory_ratio,
         disk_ratio: host.disk_ratio,
+        changed_at: 0,
     }
 }

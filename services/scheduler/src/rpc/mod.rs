@@ -9,7 +9,7 @@ use yakumo_contracts::scheduler::{
     ChooseHostsReply, ChooseHostsRequest, HostsChanged, SchedulerServer,
 };
 use yakumo_rpc::{Incoming, Principal};
-use yakumo_types::{Env, Fault};
+use yakumo_types::{Env, Fault, Timestamp};
 
 use crate::config::Config;
 use crate::pipeline;
@@ -100,6 +100,12 @@ impl SchedulerServer for Scheduler {
     async fn hosts_reported(&self, call: &Incoming, request: HostsChanged) -> Result<(), Fault> {
         require_control(call)?;
         let now = self.env.clock.monotonic();
+        let wall = self.env.now();
+        let reported = request.hosts.iter().filter_map(|it| it.host.as_ref());
+        for host in reported.filter(|host| host.changed_at > 0) {
+            let age = wall.since(Timestamp::from_micros(host.changed_at));
+            metrics::histogram!("yakumo_scheduler_view_age_seconds").record(age.as_secs_f64());
+        }
         self.with_table(|table| {
             for change in &request.hosts {
                 table.observe(change, now);

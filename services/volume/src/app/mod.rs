@@ -7,15 +7,18 @@ mod volumes;
 
 pub(crate) use attachments::HELD;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use yakumo_db::{Db, DbError};
 use yakumo_rpc::Bus;
+use yakumo_service::{Gather, Process};
 use yakumo_types::{Env, Fault, FaultCode, RequestContext, VolumeId};
 use yakumo_workflow::Engine;
 
 use crate::config::Config;
-use crate::store::{self, Walls};
+use crate::store::{self, Walls, storage_host};
 
 /// What every rule needs.
 #[derive(Clone)]
@@ -30,7 +33,12 @@ pub struct App {
     pub engine: Engine,
     /// The settings.
     pub config: Arc<Config>,
+    /// What storage hosts said of themselves last.
+    pub heard: Arc<Gather<storage_host::Model>>,
 }
+
+/// Between two writings of what storage hosts say of themselves.
+const WRITE_HOSTS: Duration = Duration::from_secs(3);
 
 pub(crate) fn volume_id(text: &str) -> Result<VolumeId, Fault> {
     text.parse().map_err(|_| no_volume(text))
@@ -65,6 +73,23 @@ pub(crate) fn raced(error: DbError, what: &str) -> DbError {
 }
 
 impl App {
+    /// Writes down what storage hosts say of themselves, until the process ends.
+    pub async fn write_down_hosts(&self, process: &Process) {
+        let write = |heard: BTreeMap<String, storage_host::Model>| {
+            let db = self.db.clone();
+            async move {
+                let rows: Vec<storage_host::Model> = heard.into_values().collect();
+                db.write(move |txn| {
+                    let rows = rows.clone();
+                    Box::pin(async move { store::storage_hosts::put(txn, rows).await })
+                })
+                .await?;
+                Ok(())
+            }
+        };
+        self.heard.write_down(process, WRITE_HOSTS, write).await;
+    }
+
     /// Yakumo acting for itself.
     pub(crate) fn internal(&self) -> RequestContext {
         RequestContext::internal(self.env.id())

@@ -6,24 +6,32 @@ use yakumo_db::DbError;
 
 use super::storage_host::{ActiveModel, Column, Entity, Model};
 
-/// Notes what a host said of itself.
-pub async fn put(db: &impl ConnectionTrait, row: Model) -> Result<(), DbError> {
-    let active: ActiveModel = row.into();
-    Entity::insert(active.reset_all())
-        .on_conflict(
-            OnConflict::column(Column::Host)
-                .update_columns([
-                    Column::HostId,
-                    Column::AvailabilityZone,
-                    Column::FreeGib,
-                    Column::TotalGib,
-                    Column::HeardAt,
-                    Column::ReachableEverywhere,
-                ])
-                .to_owned(),
-        )
-        .exec_without_returning(db)
-        .await?;
+/// Hosts in one statement.
+const AT_A_TIME: usize = 500;
+
+/// Notes what hosts said of themselves, each of them once.
+pub async fn put(db: &impl ConnectionTrait, rows: Vec<Model>) -> Result<(), DbError> {
+    for rows in rows.chunks(AT_A_TIME) {
+        let rows = rows.iter().map(|row| {
+            let row: ActiveModel = row.clone().into();
+            row.reset_all()
+        });
+        Entity::insert_many(rows)
+            .on_conflict(
+                OnConflict::column(Column::Host)
+                    .update_columns([
+                        Column::HostId,
+                        Column::AvailabilityZone,
+                        Column::FreeGib,
+                        Column::TotalGib,
+                        Column::HeardAt,
+                        Column::ReachableEverywhere,
+                    ])
+                    .to_owned(),
+            )
+            .exec_without_returning(db)
+            .await?;
+    }
     Ok(())
 }
 

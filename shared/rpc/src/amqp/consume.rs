@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
-use yakumo_types::Clock;
+use yakumo_types::Env;
 
 use super::layout::{self, Route};
 use super::session::{Consumers, Session};
@@ -32,8 +32,8 @@ use crate::trace;
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// How long the setting up of a topic's queues may take.
 const ATTACH_BOUND: Duration = Duration::from_secs(20);
-/// How often it is made sure that the queues still exist.
-const VERIFY_EVERY: Duration = Duration::from_secs(60);
+/// How often it is made sure that the queues still exist, at the least.
+const VERIFY_EVERY: Duration = Duration::from_secs(120);
 /// Failures that are remembered at the most.
 const FAILURES_LIMIT: usize = 10_000;
 
@@ -156,12 +156,19 @@ async fn take(
     // topic's other queues must not wait for it.
     let look = {
         let (session, queues) = (session.clone(), queues.to_vec());
+        let of_host = matches!(server.topic, Topic::Host(_));
         move || -> BoxFuture<'static, bool> {
             let (session, queues) = (session.clone(), queues.clone());
-            Box::pin(async move { exist(&session, &queues).await })
+            Box::pin(async move {
+                if of_host {
+                    session.still_has(&queues).await
+                } else {
+                    exist(&session, &queues).await
+                }
+            })
         }
     };
-    let mut gone = pin!(until_gone(&*inner.env.clock, &server.topic, look));
+    let mut gone = pin!(until_gone(&inner.env, &server.topic, look));
     loop {
         tokio::select! {
             biased;
@@ -213,13 +220,15 @@ async fn take(
 /// Looks again and again whether the topic's queues exist, until one does not.
 /// A look that is not answered is waited for, and said so: another one would
 /// only wait beside it, on one more channel of the broker's.
-async fn until_gone(
-    clock: &dyn Clock,
-    topic: &Topic,
-    exist: impl Fn() -> BoxFuture<'static, bool>,
-) {
+async fn until_gone(env: &Env, topic: &Topic, exist: impl Fn() -> BoxFuture<'static, bool>) {
+    let clock = &env.clock;
+    let half = VERIFY_EVERY / 2;
+    let spread = u64::try_from(half.as_millis()).unwrap_or(0);
     loop {
-        clock.sleep(VERIFY_EVERY).await;
+        // Half of it by chance: queues that were made together are not looked
+        // at together.
+        let chance = Duration::from_millis(env.rng.below(spread.max(1)));
+        clock.sleep(half + chance).await;
         let mut look = exist();
         let there = tokio::select! {
             there = &mut look => there,
@@ -421,7 +430,7 @@ mod tests {
     use super::*;
     use futures::future::FutureExt;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use yakumo_types::Timestamp;
+    use yakumo_types::{Clock, Rng, Timestamp};
 
     /// Every pause is over at once.
     struct Hasty;
@@ -440,11 +449,27 @@ mod tests {
         }
     }
 
+    /// No chance at all.
+    struct Never;
+
+    impl Rng for Never {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(0);
+        }
+    }
+
+    fn hasty() -> Env {
+        Env {
+            clock: Arc::new(Hasty),
+            rng: Arc::new(Never),
+        }
+    }
+
     #[tokio::test]
     async fn a_queue_that_does_not_answer_is_not_taken_for_gone_and_not_asked_twice() {
         let asked = AtomicU32::new(0);
-        let topic = Topic::Control("api");
-        let mut gone = pin!(until_gone(&Hasty, &topic, || {
+        let (env, topic) = (hasty(), Topic::Control("api"));
+        let mut gone = pin!(until_gone(&env, &topic, || {
             asked.fetch_add(1, Ordering::SeqCst);
             std::future::pending().boxed()
         }));
@@ -457,7 +482,7 @@ mod tests {
     #[tokio::test]
     async fn a_queue_that_is_gone_is_noticed_at_the_next_look() {
         let asked = AtomicU32::new(0);
-        until_gone(&Hasty, &Topic::Control("api"), || {
+        until_gone(&hasty(), &Topic::Control("api"), || {
             let there = asked.fetch_add(1, Ordering::SeqCst) < 2;
             std::future::ready(there).boxed()
         })

@@ -3,7 +3,7 @@
 //! | name | kind | for |
 //! |---|---|---|
 //! | `yakumo.<topic>` | quorum queue | casts to a control service |
-//! | `yakumo.<topic>.calls` | transient queue, vanishes unused | calls to it: nobody needs them after a crash, and a commit to disk would be their slowest part |
+//! | `yakumo.<topic>.calls` | transient queue, vanishes unused | calls to it, and signs of life: nobody needs them after a crash, and a commit to disk would be their slowest part |
 //! | `yakumo.<topic>.fanout.<hex>` | exclusive queue | fanouts to one instance |
 //! | `host.<name>` | classic queue, capped, rejects when full, expires | everything for one host |
 //! | `yakumo.reply.<hex>`, `host-reply.<name>.<hex>` | exclusive queue | replies to one process |

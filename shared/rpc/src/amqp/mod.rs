@@ -476,7 +476,8 @@ impl Transport for Amqp {
             .properties(&message)
             .with_delivery_mode(TRANSIENT)
             .with_expiration(expiration(ttl).into());
-        let route = self.route(&message, Kind::Cast);
+        // Beside the calls: what may get lost is worth no commit to disk.
+        let route = self.route(&message, Kind::Call);
         session
             .publish_unconfirmed(&route, &message.envelope.encode_to_vec(), properties)
             .await;

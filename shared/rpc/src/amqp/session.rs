@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
@@ -89,6 +89,8 @@ pub(crate) struct Session {
     /// Whether it was given up because nothing was heard over it.
     deaf: AtomicBool,
     consumers: Mutex<Vec<(Channel, usize)>>,
+    /// For looks at hosts' queues.
+    looker: Mutex<Option<Channel>>,
 }
 
 impl Session {
@@ -149,6 +151,7 @@ impl Session {
             stale: Arc::default(),
             deaf: AtomicBool::new(false),
             consumers: Mutex::default(),
+            looker: Mutex::default(),
         };
         Ok((session, replies))
     }
@@ -389,6 +392,36 @@ impl Session {
             channel: channel.clone(),
             consumers,
         })
+    }
+
+    /// Whether the queues of a host still exist. All hosts of a process share
+    /// the channel, since one for each look would be most of what idle hosts
+    /// cost. Classic queues always answer, so none waits for another.
+    pub async fn still_has(&self, queues: &[ShortString]) -> bool {
+        let mut looker = self.looker.lock().await;
+        // An answer that a queue is gone closes the channel.
+        let open = looker.take().filter(|it| it.status().connected());
+        let channel = match open {
+            Some(channel) => channel,
+            None => match self.connection.create_channel().await {
+                Ok(channel) => channel,
+                Err(_) => return false,
+            },
+        };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        for queue in queues {
+            let there = channel
+                .queue_declare(queue.clone(), options, FieldTable::default())
+                .await;
+            if there.is_err() {
+                return false;
+            }
+        }
+        *looker = Some(channel);
+        true
     }
 
     /// Ends consumers that were started together; their streams end once
