@@ -5,6 +5,8 @@ mod config;
 mod context;
 mod endpoints;
 mod host;
+mod hosts;
+mod join;
 mod operator;
 mod parked;
 mod run;

@@ -6,6 +6,7 @@
 mod callers;
 mod chaos;
 mod deaths;
+mod hosts;
 mod network;
 mod network_refusals;
 mod openstack_cli;

@@ -5,10 +5,11 @@ use yakumo_contracts::network::{
     AllocateServerPortsRequest, AnnounceReply, AnnounceRequest, CreateFloatingIpsRequest,
     CreateNetworksRequest, CreatePortsRequest, CreateRoutersRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, CreateSubnetsRequest, FloatingIp,
-    HostStatesServer, IdRequest, ListAgentsReply, ListFloatingIpsReply, ListNetworksReply,
-    ListPortsReply, ListQuotasReply, ListRequest, ListRoutersReply, ListSecurityGroupRulesReply,
-    ListSecurityGroupsReply, ListServerAddressesReply, ListServerAddressesRequest,
-    ListSubnetsReply, Network, NetworksServer, Port, PullStateReply, PullStateRequest, Quotas,
+    ForgetHostReply, ForgetHostRequest, HostStatesServer, IdRequest, ListAgentsReply,
+    ListFloatingIpsReply, ListNetworksReply, ListPortsReply, ListQuotasReply, ListRequest,
+    ListRoutersReply, ListSecurityGroupRulesReply, ListSecurityGroupsReply,
+    ListServerAddressesReply, ListServerAddressesRequest, ListSubnetsReply, Network,
+    NetworkHostsServer, NetworksServer, Port, PullStateReply, PullStateRequest, Quotas,
     QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest, ResolveServerNetworksReply,
     ResolveServerNetworksRequest, Router, RouterInterface, RouterInterfaceRequest, SecurityGroup,
     ServerAddresses, ServerPortsReply, ServerPortsRequest, ServerPortsServer,
@@ -208,5 +209,18 @@ impl HostStatesServer for Rpc {
     ) -> Result<AnnounceReply, Fault> {
         call.sender.require_host(&request.host)?;
         self.app.announce(request).await
+    }
+}
+
+#[async_trait::async_trait]
+impl NetworkHostsServer for Rpc {
+    async fn forget_host(
+        &self,
+        call: &Incoming,
+        request: ForgetHostRequest,
+    ) -> Result<ForgetHostReply, Fault> {
+        call.sender.require_control()?;
+        let was_known = self.app.forget_host(request).await?;
+        Ok(ForgetHostReply { was_known })
     }
 }
