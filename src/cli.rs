@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::{hosts, join, operator, parked, run};
+use crate::{hosts, join, operator, parked, run, upkeep};
 
 /// A private cloud: eight services on a message bus.
 #[derive(Debug, Parser)]
@@ -88,6 +88,15 @@ enum Command {
 enum DbCommand {
     /// Brings the schemas up to date; safe to run at any time and again.
     Migrate,
+    /// To be run once after databases were restored from a back-up: makes hosts
+    /// follow what is in them, and ends all tokens.
+    Restored,
+    /// Removes old rows that are kept for the records; safe at any time.
+    Purge {
+        /// Days for which they are kept.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        older_than: u32,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -205,9 +214,13 @@ impl Cli {
                 .filter(|service| services.contains(service))
                 .collect(),
             Command::Status { addresses } => return operator::status(&load()?, addresses),
-            Command::Db {
-                command: DbCommand::Migrate,
-            } => return operator::migrate(&load()?),
+            Command::Db { command } => {
+                return match command {
+                    DbCommand::Migrate => operator::migrate(&load()?),
+                    DbCommand::Restored => upkeep::restored(&load()?),
+                    DbCommand::Purge { older_than } => upkeep::purge(&load()?, older_than),
+                };
+            }
             Command::Config {
                 command: ConfigCommand::Show,
             } => return operator::show_config(&load()?),

@@ -10,6 +10,7 @@ mod join;
 mod operator;
 mod parked;
 mod run;
+mod upkeep;
 
 use std::process::ExitCode;
 

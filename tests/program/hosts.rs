@@ -133,3 +133,31 @@ fn a_host_of_another_cloud_keeps_its_configuration() {
     assert!(!said.err.contains("secret"), "{}", said.err);
     assert_eq!(std::fs::read(world.file()).unwrap(), before);
 }
+
+#[test]
+fn restored_and_old_rows_are_told_by_table() {
+    let world = World::with("data_dir = \"FOLDER\"\n");
+    assert!(world.run(&["db", "migrate"]).status.success());
+    for _ in 0..2 {
+        let said = world.run(&["db", "restored"]);
+        assert!(said.status.success(), "{}", said.err);
+        for what in ["servers told anew", "hosts told anew", "signing keys"] {
+            assert!(said.out.contains(what), "{}", said.out);
+        }
+    }
+    let said = world.run(&["db", "purge", "--older-than", "1"]);
+    assert!(said.status.success(), "{}", said.err);
+    for table in [
+        "server_action",
+        "host_token",
+        "volumes",
+        "revocations",
+        "workflow_fences",
+    ] {
+        assert!(said.out.contains(table), "{}", said.out);
+    }
+    for bad in ["0", "-1", "x"] {
+        let said = world.run(&["db", "purge", "--older-than", bad]);
+        assert!(!said.status.success(), "{bad}");
+    }
+}

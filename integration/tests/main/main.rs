@@ -11,6 +11,7 @@ mod network;
 mod network_refusals;
 mod openstack_cli;
 mod real_guests;
+mod restore;
 mod servers;
 mod simulated;
 mod smoke;

@@ -15,6 +15,7 @@ mod rpc;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod store;
+pub mod upkeep;
 mod workflows;
 
 use std::net::SocketAddr;

@@ -24,5 +24,6 @@ mod listing;
 mod metadata;
 mod power;
 mod quotas;
+mod upkeep;
 mod volumes;
 mod walls;
