@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::{operator, parked, run};
+use crate::{hosts, join, operator, parked, run, upkeep};
 
 /// A private cloud: eight services on a message bus.
 #[derive(Debug, Parser)]
@@ -70,6 +70,11 @@ enum Command {
         #[command(subcommand)]
         command: ParkedCommand,
     },
+    /// Machines that carry guests, networks and volumes.
+    Host {
+        #[command(subcommand)]
+        command: HostCommand,
+    },
     /// Keys for the bus.
     BusKeys,
     /// The broker user of a host, as commands for `rabbitmqctl`.
@@ -83,6 +88,34 @@ enum Command {
 enum DbCommand {
     /// Brings the schemas up to date; safe to run at any time and again.
     Migrate,
+    /// To be run once after databases were restored from a back-up: makes hosts
+    /// follow what is in them, and ends all tokens.
+    Restored,
+    /// Removes old rows that are kept for the records; safe at any time.
+    Purge {
+        /// Days for which they are kept.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        older_than: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum HostCommand {
+    /// Makes a token with which one machine may join, once; on a control machine.
+    Token {
+        /// The host's name.
+        name: String,
+        /// How long it is good for: a number with s, m, h or d.
+        #[arg(long, default_value = "30m", value_parser = hosts::lifetime)]
+        expires_in: std::time::Duration,
+    },
+    /// Makes this machine a host, and runs `yakumo compute`.
+    Join(join::Wanted),
+    /// Forgets a host that nothing lives on; on a control machine.
+    Remove {
+        /// The host's name.
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,7 +196,9 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = Config::load(self.config.as_deref(), &self.overrides)?;
+        let file = self.config.as_deref();
+        // Not before it is known what is asked for: joining writes the file.
+        let load = || Config::load(file, &self.overrides);
         let services = match self.command {
             Command::Api => vec![Service::Api],
             Command::Scheduler => vec![Service::Scheduler],
@@ -178,23 +213,36 @@ impl Cli {
                 .into_iter()
                 .filter(|service| services.contains(service))
                 .collect(),
-            Command::Status { addresses } => return operator::status(&config, addresses),
-            Command::Db {
-                command: DbCommand::Migrate,
-            } => return operator::migrate(&config),
+            Command::Status { addresses } => return operator::status(&load()?, addresses),
+            Command::Db { command } => {
+                return match command {
+                    DbCommand::Migrate => operator::migrate(&load()?),
+                    DbCommand::Restored => upkeep::restored(&load()?),
+                    DbCommand::Purge { older_than } => upkeep::purge(&load()?, older_than),
+                };
+            }
             Command::Config {
                 command: ConfigCommand::Show,
-            } => return operator::show_config(&config),
+            } => return operator::show_config(&load()?),
             Command::Parked { command } => {
                 return match command {
-                    ParkedCommand::List { limit } => parked::list(&config, limit),
-                    ParkedCommand::Replay { id } => parked::replay(&config, id),
-                    ParkedCommand::Discard { id } => parked::discard(&config, id),
+                    ParkedCommand::List { limit } => parked::list(&load()?, limit),
+                    ParkedCommand::Replay { id } => parked::replay(&load()?, id),
+                    ParkedCommand::Discard { id } => parked::discard(&load()?, id),
+                };
+            }
+            Command::Host { command } => {
+                return match command {
+                    HostCommand::Token { name, expires_in } => {
+                        hosts::token(&load()?, &name, expires_in)
+                    }
+                    HostCommand::Join(wanted) => join::join(file, &self.overrides, &wanted),
+                    HostCommand::Remove { name } => hosts::remove(&load()?, &name),
                 };
             }
             Command::BusKeys => return operator::bus_keys(),
             Command::BrokerUser { host } => return operator::broker_user(&host),
         };
-        run::run(config, services)
+        run::run(load()?, services)
     }
 }

@@ -90,6 +90,26 @@ pub struct BusConfig {
     pub context_key: Secret,
     /// The public keys whose seals are accepted besides: all that a host needs.
     pub context_public_keys: Vec<String>,
+    /// The broker's management, by which hosts are let in and removed; for the
+    /// api service alone.
+    pub management: ManagementConfig,
+}
+
+/// `[bus.management]`: RabbitMQ's plugin of that name.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ManagementConfig {
+    /// `http://host:15672` or `https://…`; empty if hosts are not to be let in.
+    pub url: String,
+    /// A user with the tag `administrator`.
+    pub user: String,
+    #[allow(missing_docs)]
+    pub password: Secret,
+    /// Certificates (PEM) that the management's is checked against; those of
+    /// `bus.ca_file` if it names none.
+    pub ca_file: Option<PathBuf>,
+    /// The broker as hosts reach it, without a user; that of `bus.url` if empty.
+    pub host_url: String,
 }
 
 /// `[host]`: this machine as a host; used by every agent on it.

@@ -5,9 +5,12 @@ mod config;
 mod context;
 mod endpoints;
 mod host;
+mod hosts;
+mod join;
 mod operator;
 mod parked;
 mod run;
+mod upkeep;
 
 use std::process::ExitCode;
 

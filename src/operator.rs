@@ -1,16 +1,21 @@
 //! Commands for operators.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use comfy_table::Table;
 use serde_json::Value;
 use yakumo_auth::SigningKey;
-use yakumo_rpc::broker_user_for_host;
-use yakumo_service::system_env;
+use yakumo_rpc::{Bus, Principal, broker_user_for_host};
+use yakumo_service::{Process, system_env};
 
 use crate::config::Config;
+use crate::context::start_bus;
 use crate::run;
+
+/// How long a command may take that asks over the bus.
+const BUS_BOUND: Duration = Duration::from_secs(60);
 
 /// Prints what was asked for.
 #[allow(clippy::print_stdout)]
@@ -24,6 +29,36 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("starting the runtime")
+}
+
+/// Does something over the cloud's bus, as a control service. `in_one_process`
+/// says what it means that there is no broker.
+pub fn over_bus<T>(
+    config: &Config,
+    in_one_process: &str,
+    work: impl AsyncFnOnce(&Bus) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if config.bus.url.is_empty() {
+        bail!("bus.url is empty: {in_one_process}");
+    }
+    run::choose_tls_library();
+    runtime()?.block_on(async {
+        let process = Process::new("command", system_env());
+        let bus = start_bus(&process, config).await?;
+        if let Principal::Host(name) = bus.principal() {
+            bail!(
+                "{name}'s broker user sees nothing but its own queue: use a control service's bus.url"
+            );
+        }
+        // A blocked broker answers nothing.
+        let result = tokio::time::timeout(BUS_BOUND, work(&bus))
+            .await
+            .map_err(anyhow::Error::from)
+            .flatten()
+            .context("asking over the bus");
+        bus.close().await;
+        result
+    })
 }
 
 /// `yakumo config show`
@@ -84,7 +119,7 @@ pub fn status(config: &Config, addresses: Vec<String>) -> anyhow::Result<ExitCod
     table.set_header(["Process", "Component", "State", "Detail"]);
     let healthy = runtime()?.block_on(async {
         let client = reqwest::Client::builder()
-            .timeout(std::time::Duration::from_secs(5))
+            .timeout(Duration::from_secs(5))
             .build()?;
         let mut healthy = true;
         for address in &addresses {

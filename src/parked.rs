@@ -1,25 +1,23 @@
 //! `yakumo parked`: what the bus has set aside for a person.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
 use comfy_table::Table;
 use uuid::Uuid;
-use yakumo_rpc::{Bus, Principal, RpcError};
-use yakumo_service::{Process, system_env};
+use yakumo_rpc::RpcError;
 
 use crate::config::Config;
-use crate::context::start_bus;
-use crate::operator::{runtime, say};
-use crate::run::choose_tls_library;
+use crate::operator::{over_bus, say};
 
-/// How long the broker may take.
-const BOUND: Duration = Duration::from_secs(60);
+/// What is said where there is no broker.
+const IN_ONE_PROCESS: &str = "a bus within one process keeps what it sets aside in that process's \
+                              memory; its log says what and why";
 
 /// `yakumo parked list`
 pub fn list(config: &Config, limit: usize) -> anyhow::Result<ExitCode> {
-    let found = over_bus(config, async |bus| Ok(bus.parked_list(limit).await?))?;
+    let found = over_bus(config, IN_ONE_PROCESS, async |bus| {
+        Ok(bus.parked_list(limit).await?)
+    })?;
     let mut table = Table::new();
     table.set_header(["Id", "Since", "For", "Method", "Sender", "Bytes", "Reason"]);
     for message in found {
@@ -40,7 +38,7 @@ pub fn list(config: &Config, limit: usize) -> anyhow::Result<ExitCode> {
 
 /// `yakumo parked replay`
 pub fn replay(config: &Config, id: Uuid) -> anyhow::Result<ExitCode> {
-    over_bus(config, async |bus| {
+    over_bus(config, IN_ONE_PROCESS, async |bus| {
         bus.parked_replay(id).await.map_err(missing)
     })?;
     say(format_args!("{id} was sent again."));
@@ -49,7 +47,7 @@ pub fn replay(config: &Config, id: Uuid) -> anyhow::Result<ExitCode> {
 
 /// `yakumo parked discard`
 pub fn discard(config: &Config, id: Uuid) -> anyhow::Result<ExitCode> {
-    over_bus(config, async |bus| {
+    over_bus(config, IN_ONE_PROCESS, async |bus| {
         bus.parked_discard(id).await.map_err(missing)
     })?;
     say(format_args!("{id} is thrown away."));
@@ -62,35 +60,4 @@ fn missing(error: RpcError) -> anyhow::Error {
         RpcError::Unroutable(what) => anyhow::anyhow!("{what} is not there"),
         error => error.into(),
     }
-}
-
-/// Does something over the cloud's bus, as a control service.
-fn over_bus<T>(
-    config: &Config,
-    work: impl AsyncFnOnce(&Bus) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    if config.bus.url.is_empty() {
-        bail!(
-            "bus.url is empty: a bus within one process keeps what it sets aside in that \
-             process's memory; its log says what and why"
-        );
-    }
-    choose_tls_library();
-    runtime()?.block_on(async {
-        let process = Process::new("parked", system_env());
-        let bus = start_bus(&process, config).await?;
-        if let Principal::Host(name) = bus.principal() {
-            bail!(
-                "{name}'s broker user sees nothing but its own queue: use a control service's bus.url"
-            );
-        }
-        // A blocked broker answers nothing.
-        let result = tokio::time::timeout(BOUND, work(&bus))
-            .await
-            .map_err(anyhow::Error::from)
-            .flatten()
-            .context("asking the broker");
-        bus.close().await;
-        result
-    })
 }

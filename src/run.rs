@@ -10,7 +10,7 @@ use yakumo_service::{Process, init_tracing, install_metrics, start_ops, system_e
 use crate::cli::Service;
 use crate::config::Config;
 use crate::context::Shared;
-use crate::host;
+use crate::{host, hosts};
 
 /// Runs `services` in this process until SIGTERM or SIGINT.
 pub fn run(config: Config, services: Vec<Service>) -> anyhow::Result<ExitCode> {
@@ -120,7 +120,11 @@ async fn start_one(
             .await?;
         }
         Service::Api => {
-            yakumo_api::start(process, bus, config.api.clone(), shared.verifier()).await?;
+            let api = yakumo_api::Config {
+                join: hosts::join_config(config)?,
+                ..config.api.clone()
+            };
+            yakumo_api::start(process, bus, api, shared.verifier()).await?;
         }
         Service::Scheduler => {
             yakumo_scheduler::start(process, bus, config.scheduler.clone()).await?;

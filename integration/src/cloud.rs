@@ -100,7 +100,8 @@ pub struct TestCloud {
 
 struct Process {
     name: String,
-    service: &'static str,
+    /// The words of its command.
+    service: String,
     config: PathBuf,
     ops: u16,
     wires: Vec<Wire>,
@@ -236,7 +237,60 @@ impl TestCloud {
         Self::start(options, parts).await
     }
 
+    /// The control services in one process, on SQLite and a broker that hosts
+    /// may join by. There is none yet.
+    pub async fn without_hosts(options: Options) -> Result<Self> {
+        let broker = Broker::start_managed().await?;
+        let ports = Ports::free()?;
+        let folder = folder()?;
+        let path = folder.path();
+        let keys = programs::run(&programs::yakumo()?, &["bus-keys"], START).await?;
+        let keys = keys.ok()?;
+        let key = keys.lines().find(|line| line.starts_with("context_key"));
+        let bus = format!(
+            "[bus]\nurl = {}\n{}\n[bus.management]\nurl = {}\nuser = \"guest\"\n\
+             password = \"guest\"\n",
+            quoted(&broker.url()),
+            key.context("`yakumo bus-keys` gives no key")?,
+            quoted(&broker.management_url()),
+        );
+        let text = config::control(&ports, &path.join("data"), &bus, "");
+        let services = "all --services identity,image,network,volume,api,scheduler";
+        let process = Process::new(path, "control", services, text)?;
+        let parts = Parts {
+            fronts: vec![ports],
+            folder,
+            processes: vec![process],
+            broker: Some(broker),
+            database: None,
+            urls: Vec::new(),
+        };
+        let cloud = Self::launched(options, parts).await?;
+        cloud.logging_in().await?;
+        Ok(cloud)
+    }
+
+    /// Another process of this cloud, with the words of its command; not started
+    /// yet. Says where its configuration is.
+    pub fn add(&mut self, name: &str, words: &str, config: String) -> Result<PathBuf> {
+        let process = Process::new(self.folder.path(), name, words, config)?;
+        let file = process.config.clone();
+        self.processes.push(process);
+        Ok(file)
+    }
+
+    /// What a process is run with.
+    pub fn config_of(&mut self, name: &str) -> Result<PathBuf> {
+        Ok(self.process(name)?.config.clone())
+    }
+
     async fn start(options: Options, parts: Parts) -> Result<Self> {
+        let cloud = Self::launched(options, parts).await?;
+        cloud.answering().await?;
+        Ok(cloud)
+    }
+
+    async fn launched(options: Options, parts: Parts) -> Result<Self> {
         let mut cloud = Self {
             ports: parts.fronts[0].clone(),
             fronts: parts.fronts,
@@ -258,7 +312,6 @@ impl TestCloud {
         for name in &names {
             cloud.healthy(name).await?;
         }
-        cloud.answering().await?;
         Ok(cloud)
     }
 
@@ -322,7 +375,7 @@ impl TestCloud {
             command.args(["--set", setting]);
         }
         let child = command
-            .arg(process.service)
+            .args(process.service.split(' '))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -368,10 +421,10 @@ impl TestCloud {
         }
     }
 
-    /// Waits until somebody can log in and the host is known and up.
-    async fn answering(&self) -> Result<()> {
+    /// Waits until somebody can log in.
+    async fn logging_in(&self) -> Result<Client> {
         let client = Client::anonymous(&self.ports)?;
-        let admin = wait::until("log in", START, || async {
+        wait::until("log in", START, || async {
             Ok(
                 match client.log_in("admin", ADMIN_PASSWORD, Some("admin")).await {
                     Ok(admin) => Look::Yes(admin),
@@ -379,7 +432,12 @@ impl TestCloud {
                 },
             )
         })
-        .await?;
+        .await
+    }
+
+    /// Waits until somebody can log in and the host is known and up.
+    pub async fn answering(&self) -> Result<()> {
+        let admin = self.logging_in().await?;
         wait::until("one host that is up", START, || async {
             let answer = match admin.get(Api::Compute, "/os-hypervisors/detail").await {
                 Ok(answer) => answer,
@@ -478,7 +536,8 @@ impl TestCloud {
     /// The test has passed. Ends all processes in order, each of which must
     /// drain well.
     pub async fn done(mut self) -> Result<()> {
-        let names = self.names();
+        let running = self.processes.iter().filter(|it| it.child.is_some());
+        let names: Vec<String> = running.map(|it| it.name.clone()).collect();
         for name in names.iter().rev() {
             let status = self.terminate(name).await?;
             ensure!(status.success(), "{name} drained badly: {status}");
@@ -502,13 +561,13 @@ fn host(options: &Options, folder: &Path, name: &str, own: &str) -> HostOptions 
 }
 
 impl Process {
-    fn new(folder: &Path, name: &str, service: &'static str, config: String) -> Result<Self> {
+    fn new(folder: &Path, name: &str, service: &str, config: String) -> Result<Self> {
         let file = folder.join(format!("{name}.toml"));
         std::fs::write(&file, config)?;
         let ops = config::free_ports(1)?;
         Ok(Self {
             name: name.to_owned(),
-            service,
+            service: service.to_owned(),
             config: file,
             ops: *ops.first().context("there are no free ports")?,
             wires: Vec::new(),

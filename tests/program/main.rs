@@ -5,6 +5,7 @@
 
 mod configuration;
 mod ending;
+mod hosts;
 mod lines;
 mod parked;
 mod running;

@@ -6,10 +6,12 @@
 mod callers;
 mod chaos;
 mod deaths;
+mod hosts;
 mod network;
 mod network_refusals;
 mod openstack_cli;
 mod real_guests;
+mod restore;
 mod servers;
 mod simulated;
 mod smoke;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use yakumo_db::DbConfig;
+use yakumo_rpc::ManagementConfig;
 use yakumo_service::Secret;
 
 /// The front door: compute, network and volume APIs, metadata.
@@ -51,6 +52,23 @@ pub struct Config {
     pub keep_deleted_days: u32,
     /// Workflows that one process works on at the same time.
     pub workflow_concurrency: u32,
+    /// How hosts join; made of what the program knows of the bus, and nothing
+    /// where they cannot.
+    #[serde(skip)]
+    pub join: Option<JoinConfig>,
+}
+
+/// What a host that joins gets, and how its broker user is made.
+#[derive(Debug, Clone)]
+pub struct JoinConfig {
+    /// The broker's management.
+    pub management: ManagementConfig,
+    /// The broker as hosts reach it: `amqp://host:port/vhost`, without a user.
+    pub broker_url: String,
+    /// Certificates (PEM) that the broker's is checked against.
+    pub broker_ca: Option<String>,
+    /// Whose seals on request contexts hosts accept.
+    pub context_public_keys: Vec<String>,
 }
 
 /// Limits of a project.
@@ -107,6 +125,7 @@ impl Default for Config {
             delete_bound_seconds: 300,
             keep_deleted_days: 30,
             workflow_concurrency: 256,
+            join: None,
         }
     }
 }

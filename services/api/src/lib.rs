@@ -15,6 +15,7 @@ mod rpc;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod store;
+pub mod upkeep;
 mod workflows;
 
 use std::net::SocketAddr;
@@ -23,13 +24,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use yakumo_auth::TokenVerifier;
-use yakumo_contracts::api::{ApiHandler, HostReportsHandler};
+use yakumo_contracts::api::{ApiHandler, HostAdminHandler, HostReportsHandler};
 use yakumo_db::Db;
 use yakumo_rpc::{Bus, ServeOptions, Topic};
 use yakumo_service::Process;
 use yakumo_workflow::{Engine, EngineConfig};
 
-pub use config::{Config, QuotaConfig};
+pub use config::{Config, JoinConfig, QuotaConfig};
 pub use store::migration::Migrator;
 
 /// An api service that takes requests. It ends with its process.
@@ -79,7 +80,7 @@ async fn work(
             ..EngineConfig::default()
         },
     );
-    let app = app::App::new(process.env.clone(), config, db, bus.clone(), engine);
+    let app = app::App::new(process.env.clone(), config, db, bus.clone(), engine)?;
     workflows::register(&app);
 
     let server = bus
@@ -90,6 +91,9 @@ async fn work(
                     app: Arc::clone(&app),
                 }))),
                 Arc::new(ApiHandler::new(Arc::new(rpc::Api {
+                    app: Arc::clone(&app),
+                }))),
+                Arc::new(HostAdminHandler::new(Arc::new(rpc::HostAdmin {
                     app: Arc::clone(&app),
                 }))),
             ],

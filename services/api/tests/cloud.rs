@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use yakumo_api::{Config, Started, start};
 use yakumo_auth::TokenVerifier;
-use yakumo_db::Backend;
+use yakumo_db::{Backend, Db};
 use yakumo_rpc::Bus;
 use yakumo_service::{Process, system_env};
 use yakumo_testing::databases::{self, TestDatabase};
@@ -27,7 +27,7 @@ pub struct Cloud {
     pub volumes: Arc<FakeVolumes>,
     pub hosts: Vec<Arc<FakeHost>>,
     client: reqwest::Client,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 /// The in-process bus carries contexts as they are.
@@ -163,7 +163,7 @@ impl Cloud {
             volumes,
             hosts,
             client: reqwest::Client::new(),
-            _database: database,
+            database,
         };
         cloud
             .admin_post(
@@ -173,6 +173,11 @@ impl Cloud {
             .await
             .expect(200);
         cloud
+    }
+
+    /// Another handle on the service's database.
+    pub async fn database(&self) -> Db {
+        Db::connect(&self.database.config).await.unwrap()
     }
 
     /// An api service with nothing around it.

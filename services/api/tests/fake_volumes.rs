@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use yakumo_contracts::common::{Empty, IdempotencyKey};
 use yakumo_contracts::volume::{
-    Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ListStorageHostsReply,
-    ListVolumeTypesReply, ListVolumesReply, ListVolumesRequest, Quota, QuotaRequest,
-    ReserveAttachmentRequest, SetQuotaRequest, UpdateVolumeRequest, Volume, VolumeRequest,
+    Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ForgetStorageHostReply,
+    ForgetStorageHostRequest, ListStorageHostsReply, ListVolumeTypesReply, ListVolumesReply,
+    ListVolumesRequest, Quota, QuotaRequest, ReserveAttachmentRequest, SetQuotaRequest,
+    StorageHostsHandler, StorageHostsServer, UpdateVolumeRequest, Volume, VolumeRequest,
     VolumesHandler, VolumesServer,
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Topic};
@@ -35,8 +36,26 @@ pub struct FakeVolumes {
     hosts: Mutex<Vec<Arc<FakeHost>>>,
     /// Volumes whose export ended while a guest had them.
     pub torn_away: Mutex<Vec<String>>,
+    /// Hosts that were to be forgotten.
+    pub forgotten: Mutex<Vec<String>>,
     /// The keys of requests for new ones.
     pub keys: Mutex<Vec<Option<IdempotencyKey>>>,
+}
+
+#[async_trait]
+impl StorageHostsServer for FakeVolumes {
+    async fn forget_storage_host(
+        &self,
+        call: &Incoming,
+        request: ForgetStorageHostRequest,
+    ) -> Result<ForgetStorageHostReply, Fault> {
+        call.sender.require_control()?;
+        self.trouble.check("forget_host")?;
+        if !request.check_only {
+            self.forgotten.lock().unwrap().push(request.host);
+        }
+        Ok(ForgetStorageHostReply { was_known: false })
+    }
 }
 
 impl FakeVolumes {
@@ -44,7 +63,10 @@ impl FakeVolumes {
         let fake = Arc::new(Self::default());
         bus.serve(
             Topic::Control("volume"),
-            vec![Arc::new(VolumesHandler::new(fake.clone()))],
+            vec![
+                Arc::new(VolumesHandler::new(fake.clone())),
+                Arc::new(StorageHostsHandler::new(fake.clone())),
+            ],
             ServeOptions::default(),
         )
         .await

@@ -20,10 +20,11 @@ use yakumo_contracts::image::{
     IssueTicketRequest, Ticket,
 };
 use yakumo_contracts::network::{
-    AllocateServerPortsRequest, ListServerAddressesReply, ListServerAddressesRequest,
-    ReleaseServerPortsReply, ResolveServerNetworksReply, ResolveServerNetworksRequest,
-    ResolvedNetwork, ServerAddresses, ServerPort, ServerPortsHandler, ServerPortsReply,
-    ServerPortsRequest, ServerPortsServer, ServerSecurityGroupRequest,
+    AllocateServerPortsRequest, ForgetHostReply, ForgetHostRequest, ListServerAddressesReply,
+    ListServerAddressesRequest, NetworkHostsHandler, NetworkHostsServer, ReleaseServerPortsReply,
+    ResolveServerNetworksReply, ResolveServerNetworksRequest, ResolvedNetwork, ServerAddresses,
+    ServerPort, ServerPortsHandler, ServerPortsReply, ServerPortsRequest, ServerPortsServer,
+    ServerSecurityGroupRequest,
 };
 use yakumo_contracts::scheduler::{
     ChooseHostsReply, ChooseHostsRequest, HostsChanged, RankedHost, SchedulerHandler,
@@ -112,6 +113,8 @@ pub struct FakeNetwork {
     epochs: Epochs,
     /// Ports by server.
     pub ports: Mutex<BTreeMap<String, Vec<ServerPort>>>,
+    /// Hosts that were to be forgotten.
+    pub forgotten: Mutex<Vec<String>>,
     /// Makes networks and all the rest.
     pub maker: Arc<FakeMaker>,
     revision: AtomicU64,
@@ -124,6 +127,7 @@ impl FakeNetwork {
             Topic::Control("network"),
             vec![
                 Arc::new(ServerPortsHandler::new(fake.clone())),
+                Arc::new(NetworkHostsHandler::new(fake.clone())),
                 fake.maker.clone(),
             ],
             ServeOptions::default(),
@@ -131,6 +135,22 @@ impl FakeNetwork {
         .await
         .unwrap();
         fake
+    }
+}
+
+#[async_trait]
+impl NetworkHostsServer for FakeNetwork {
+    async fn forget_host(
+        &self,
+        call: &Incoming,
+        request: ForgetHostRequest,
+    ) -> Result<ForgetHostReply, Fault> {
+        call.sender.require_control()?;
+        self.trouble.check("forget_host")?;
+        if !request.check_only {
+            self.forgotten.lock().unwrap().push(request.host);
+        }
+        Ok(ForgetHostReply { was_known: false })
     }
 }
 
@@ -567,7 +587,7 @@ impl FakeHost {
             let absent = matches!(desired.power(), Power::Absent | Power::Unspecified);
             // Power comes first, volumes come last.
             if absent || self.complaint.lock().unwrap().is_none() {
-                record.reboots = desired.reboot_count;
+                record.reboots = record.reboots.max(desired.reboot_count);
                 record.power = match desired.power() {
                     Power::Running => "running",
                     Power::Stopped => "shutdown",

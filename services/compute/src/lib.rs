@@ -29,6 +29,7 @@ use futures::future::BoxFuture;
 use yakumo_contracts::compute_host::ComputeHostHandler;
 use yakumo_rpc::{Bus, Handler, Principal};
 use yakumo_service::Process;
+use yakumo_types::{Env, HostId};
 
 pub use agent::{Agent, AgentParts};
 pub use config::{
@@ -135,6 +136,33 @@ pub fn host_name(config: &Config) -> anyhow::Result<String> {
         "the machine has no host name: set compute.host"
     );
     Ok(name.to_owned())
+}
+
+/// The own id of the one host of this configuration: made and kept when it is
+/// asked for first. Blocks.
+///
+/// # Errors
+/// A configuration of several simulated hosts, and a folder that cannot be
+/// written.
+pub fn host_id(config: &Config, env: &Env) -> anyhow::Result<HostId> {
+    let own = host_name(config)?;
+    let (root, durability) = match config.driver {
+        DriverKind::Libvirt => (root(config), Durability::Flushed),
+        DriverKind::Simulated => {
+            let names = config.simulated.names(&own);
+            anyhow::ensure!(
+                names.len() == 1,
+                "compute.simulated has {} hosts, each of which would need a name of its own",
+                names.len()
+            );
+            (
+                root(config).join("simulated").join(&own),
+                Durability::Cached,
+            )
+        }
+    };
+    let (store, _) = store::Store::open(&root, durability)?;
+    Ok(store.host_id(env)?)
 }
 
 /// The handle that speaks as the host. A process of the control plane (the

@@ -18,6 +18,7 @@ mod reconcilers;
 mod rpc;
 mod start;
 mod store;
+pub mod upkeep;
 
 pub use app::ids::DEFAULT_DOMAIN;
 pub use config::{BootstrapConfig, Config, EndpointConfig, PasswordConfig};

@@ -230,3 +230,28 @@ async fn tokens_survive_a_restart_and_so_do_revocations() {
     assert!(started.verifier.verify(&ann).await.is_err());
     process.drain(Duration::from_secs(10)).await;
 }
+
+#[tokio::test]
+async fn nothing_that_was_taken_back_lives_again_after_a_restore() {
+    let world = world().await;
+    let (_, _, ann) = world.person("ann", "member").await;
+    let db = connect(&world.folder).await;
+    let ended = yakumo_identity::upkeep::restored(&db).await.unwrap();
+    assert!(ended[0].1 >= 1, "{ended:?}");
+    // As the service does when it starts on the restored database.
+    let config = world.config.clone();
+    let fresh = world_on(db, tempfile::tempdir().unwrap(), config).await;
+    assert_eq!(fresh.get("/v3/auth/projects", &ann).await.status, 401);
+    let again = fresh.token("ann", "ann", "ann").await;
+    assert_eq!(fresh.get("/v3/auth/projects", &again).await.status, 200);
+    // What is taken back now comes after all that anybody has seen.
+    let verifier = fresh.verifier().await;
+    verifier.verify(&again).await.unwrap();
+    let headers = [("x-subject-token", again.as_str())];
+    let path = "/v3/auth/tokens";
+    let said = fresh
+        .send_with(Method::DELETE, path, Some(&again), None, &headers)
+        .await;
+    assert_eq!(said.status, 204);
+    refused_elsewhere(&verifier, &again).await;
+}

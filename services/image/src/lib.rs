@@ -19,6 +19,7 @@ mod http;
 mod reconcilers;
 mod rpc;
 mod store;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -18,6 +18,7 @@ mod http;
 mod rpc;
 mod start;
 mod store;
+pub mod upkeep;
 
 pub use config::{Config, Driver, HostConfig, ManagerConfig, Mode, QuotaDefaults};
 pub use start::{HostSettings, start_host, start_manager};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use yakumo_contracts::api::HostReportsClient;
 use yakumo_contracts::network::{
-    HostStatesClient, HostStatesHandler, NetworksHandler, ServerPortsHandler,
+    HostStatesClient, HostStatesHandler, NetworkHostsHandler, NetworksHandler, ServerPortsHandler,
 };
 use yakumo_contracts::network_host::NetworkHostHandler;
 use yakumo_db::{BoxFuture, Db};
@@ -65,7 +65,8 @@ pub fn start_manager(
         let handlers: Vec<Arc<dyn Handler>> = vec![
             Arc::new(NetworksHandler::new(Arc::clone(&rpc))),
             Arc::new(ServerPortsHandler::new(Arc::clone(&rpc))),
-            Arc::new(HostStatesHandler::new(rpc)),
+            Arc::new(HostStatesHandler::new(Arc::clone(&rpc))),
+            Arc::new(NetworkHostsHandler::new(rpc)),
         ];
         let server = bus
             .serve(

@@ -18,6 +18,7 @@ mod start;
 mod store;
 #[cfg(test)]
 mod testing;
+pub mod upkeep;
 mod workflows;
 
 pub use config::{Config, Driver, HostConfig};

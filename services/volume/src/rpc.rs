@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use yakumo_contracts::common::Empty;
 use yakumo_contracts::volume::{
-    Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ListStorageHostsReply,
-    ListVolumeTypesReply, ListVolumesReply, ListVolumesRequest, Quota, QuotaRequest,
-    ReserveAttachmentRequest, SetQuotaRequest, StorageHost, StorageReportsServer,
-    UpdateVolumeRequest, Volume, VolumeRequest, VolumesServer,
+    Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ForgetStorageHostReply,
+    ForgetStorageHostRequest, ListStorageHostsReply, ListVolumeTypesReply, ListVolumesReply,
+    ListVolumesRequest, Quota, QuotaRequest, ReserveAttachmentRequest, SetQuotaRequest,
+    StorageHost, StorageHostsServer, StorageReportsServer, UpdateVolumeRequest, Volume,
+    VolumeRequest, VolumesServer,
 };
 use yakumo_rpc::{Incoming, Principal};
 use yakumo_types::Fault;
@@ -152,5 +153,18 @@ impl StorageReportsServer for Rpc {
         };
         self.app.heard.add(row.host.clone(), row);
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl StorageHostsServer for Rpc {
+    async fn forget_storage_host(
+        &self,
+        call: &Incoming,
+        request: ForgetStorageHostRequest,
+    ) -> Result<ForgetStorageHostReply, Fault> {
+        call.sender.require_control()?;
+        let was_known = self.app.forget_storage_host(request).await?;
+        Ok(ForgetStorageHostReply { was_known })
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use yakumo_contracts::volume::{
-    StorageHost, StorageReportsClient, StorageReportsHandler, VolumesHandler,
+    StorageHost, StorageHostsHandler, StorageReportsClient, StorageReportsHandler, VolumesHandler,
 };
 use yakumo_contracts::volume_host::VolumeHostHandler;
 use yakumo_db::Db;
@@ -71,7 +71,8 @@ pub fn start_manager(
         let rpc = Arc::new(Rpc { app });
         let handlers: Vec<Arc<dyn Handler>> = vec![
             Arc::new(VolumesHandler::new(Arc::clone(&rpc))),
-            Arc::new(StorageReportsHandler::new(rpc)),
+            Arc::new(StorageReportsHandler::new(Arc::clone(&rpc))),
+            Arc::new(StorageHostsHandler::new(rpc)),
         ];
         serve(&process, &bus, Topic::Control("volume"), handlers).await
     }

@@ -57,6 +57,21 @@ pub async fn next(txn: &DatabaseTransaction, name: &str) -> Result<i64, DbError>
     current(txn, name).await
 }
 
+/// Goes on at `beyond` or, if the log is there already, at the next revision:
+/// for a database that was restored to a time when followers had seen more.
+pub async fn leap(txn: &DatabaseTransaction, name: &str, beyond: i64) -> Result<(), DbError> {
+    if next(txn, name).await? >= beyond {
+        return Ok(());
+    }
+    let mut update = Query::update();
+    update
+        .table(Alias::new(TABLE))
+        .value(Alias::new("value"), beyond)
+        .and_where(Expr::col(Alias::new("name")).eq(name));
+    txn.execute(&update).await?;
+    Ok(())
+}
+
 /// The newest revision of the log `name`; 0 if it is empty.
 pub async fn current<C: ConnectionTrait>(connection: &C, name: &str) -> Result<i64, DbError> {
     let mut select = Query::select();

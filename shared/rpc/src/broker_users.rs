@@ -11,14 +11,16 @@ use crate::address::is_host_name;
 use crate::amqp::layout::{REPLY, REPORT};
 use crate::error::RpcError;
 
-/// The arguments of four runs of `rabbitmqctl` that make, or bring up to date,
-/// the user of a host. The password goes in on standard input (the commands
-/// are `add_user` or `change_password`, which read it there when it is not
-/// among the arguments).
+/// The user of a host, with the arguments of four runs of `rabbitmqctl` that
+/// make it or bring it up to date. The password goes in on standard input (the
+/// commands are `add_user` or `change_password`, which read it there when it is
+/// not among the arguments).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUser {
     /// The user's name, and the AMQP `user_id` of everything that it sends.
     pub user: String,
+    /// What it may do.
+    pub rights: BrokerRights,
     /// Makes the user; fails if it exists.
     pub add: Vec<String>,
     /// Changes the password of one that exists.
@@ -27,12 +29,41 @@ pub struct BrokerUser {
     pub permissions: Vec<Vec<String>>,
 }
 
-/// What `rabbitmqctl` must be told for the host `name` in a virtual host.
-pub fn broker_user_for_host(name: &str, vhost: &str) -> Result<BrokerUser, RpcError> {
+/// Regular expressions for names of queues and exchanges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerRights {
+    /// What it may declare and delete.
+    pub configure: String,
+    /// Where it may write.
+    pub write: String,
+    /// What it may read.
+    pub read: String,
+    /// On topic exchanges, which keys.
+    pub topics: Vec<TopicRights>,
+}
+
+/// Regular expressions for the keys of one topic exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicRights {
+    /// The exchange.
+    pub exchange: &'static str,
+    /// Keys that it may write under.
+    pub write: &'static str,
+    /// Keys that it may bind to.
+    pub read: &'static str,
+}
+
+/// The name of a host's user.
+pub(crate) fn user_of(name: &str) -> Result<String, RpcError> {
     if !is_host_name(name) {
         return Err(RpcError::Refused(format!("{name:?} is no name for a host")));
     }
-    let user = format!("host.{name}");
+    Ok(format!("host.{name}"))
+}
+
+/// The user of the host `name` in a virtual host.
+pub fn broker_user_for_host(name: &str, vhost: &str) -> Result<BrokerUser, RpcError> {
+    let user = user_of(name)?;
     // Nothing else in a host's name has a meaning in a pattern.
     let escaped = name.replace('.', "[.]");
     let own = format!("^(host[.]{escaped}|host-reply[.]{escaped}[.][0-9a-f]{{32}})$");
@@ -41,42 +72,54 @@ pub fn broker_user_for_host(name: &str, vhost: &str) -> Result<BrokerUser, RpcEr
         REPORT.replace('.', "[.]"),
         REPLY.replace('.', "[.]")
     );
+    let rights = BrokerRights {
+        configure: own.clone(),
+        write: exchanges,
+        read: own,
+        topics: vec![
+            // May report to any control service, and bind to nothing.
+            TopicRights {
+                exchange: REPORT,
+                write: "^[a-z][a-z-]*([.]calls)?$",
+                read: "^$",
+            },
+            // May answer control services, and bind to nothing.
+            TopicRights {
+                exchange: REPLY,
+                write: "^yakumo[.]reply[.][0-9a-f]{32}$",
+                read: "^$",
+            },
+        ],
+    };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let mut permissions = vec![
+        words(&["set_user_tags", &user]),
+        words(&[
+            "set_permissions",
+            "-p",
+            vhost,
+            &user,
+            &rights.configure,
+            &rights.write,
+            &rights.read,
+        ]),
+    ];
+    for topic in &rights.topics {
+        permissions.push(words(&[
+            "set_topic_permissions",
+            "-p",
+            vhost,
+            &user,
+            topic.exchange,
+            topic.write,
+            topic.read,
+        ]));
+    }
     Ok(BrokerUser {
         add: words(&["add_user", &user]),
         change_password: words(&["change_password", &user]),
-        permissions: vec![
-            words(&["set_user_tags", &user]),
-            words(&[
-                "set_permissions",
-                "-p",
-                vhost,
-                &user,
-                &own,
-                &exchanges,
-                &own,
-            ]),
-            // May report to any control service, and bind to nothing.
-            words(&[
-                "set_topic_permissions",
-                "-p",
-                vhost,
-                &user,
-                REPORT,
-                "^[a-z][a-z-]*([.]calls)?$",
-                "^$",
-            ]),
-            // May answer control services, and bind to nothing.
-            words(&[
-                "set_topic_permissions",
-                "-p",
-                vhost,
-                &user,
-                REPLY,
-                "^yakumo[.]reply[.][0-9a-f]{32}$",
-                "^$",
-            ]),
-        ],
+        permissions,
+        rights,
         user,
     })
 }

@@ -26,7 +26,8 @@
 //!
 //! [`Bus`] is what callers hold; `dispatch` is what every received message
 //! goes through, on either transport; `in_process` and `amqp` only move
-//! envelopes; `broker_users` says what a host may do on the broker.
+//! envelopes; `broker_users` says what a host may do on the broker, and
+//! `management` makes it so.
 
 mod address;
 mod amqp;
@@ -36,6 +37,7 @@ mod dispatch;
 mod envelope;
 mod error;
 mod in_process;
+mod management;
 mod parked;
 mod server;
 mod trace;
@@ -43,10 +45,11 @@ mod transport;
 
 pub use address::{Kind, MethodId, Principal, Target, Topic, Version, is_host_name};
 pub use amqp::AmqpConfig;
-pub use broker_users::{BrokerUser, broker_user_for_host};
+pub use broker_users::{BrokerRights, BrokerUser, TopicRights, broker_user_for_host};
 pub use bus::{Bus, BusHealth};
 pub use envelope::MAX_PAYLOAD;
 pub use error::RpcError;
 pub use in_process::{Faults, InProcessControl, InProcessOptions};
+pub use management::{Management, ManagementConfig, broker_address};
 pub use parked::ParkedMessage;
 pub use server::{Handler, Incoming, ServeOptions, Server};

@@ -52,7 +52,15 @@ pub struct Broker {
     variables: Vec<(&'static str, String)>,
     port: u16,
     tls_port: u16,
+    management_port: u16,
     keeper: Mutex<Keeper>,
+}
+
+/// Whether a node serves its management over HTTP, which makes it start later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Managed {
+    Yes,
+    No,
 }
 
 struct Keeper {
@@ -86,18 +94,39 @@ impl Broker {
     /// Fails, with the reason, where `rabbitmq-server` is not installed: tests
     /// that need a broker must not pass without one.
     pub async fn start() -> Result<Self> {
-        let mut result = Self::try_start().await;
+        Self::start_as(Managed::No).await
+    }
+
+    /// The same, with its management over HTTP ([`Broker::management_url`]).
+    pub async fn start_managed() -> Result<Self> {
+        let broker = Self::start_as(Managed::Yes).await?;
+        let ready = async {
+            while TcpStream::connect(("127.0.0.1", broker.management_port))
+                .await
+                .is_err()
+            {
+                pause(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(READY_BOUND, ready)
+            .await
+            .context("RabbitMQ's management did not start")?;
+        Ok(broker)
+    }
+
+    async fn start_as(managed: Managed) -> Result<Self> {
+        let mut result = Self::try_start(managed).await;
         // Another process can still have been faster at one of the ports.
         for _ in 0..2 {
             if result.is_err() {
-                result = Self::try_start().await;
+                result = Self::try_start(managed).await;
             }
         }
         result
     }
 
     #[allow(clippy::disallowed_methods)]
-    async fn try_start() -> Result<Self> {
+    async fn try_start(managed: Managed) -> Result<Self> {
         ensure!(
             PathBuf::from(BIN).join("rabbitmq-server").exists(),
             "rabbitmq-server is not installed (apt-get install rabbitmq-server)"
@@ -106,9 +135,19 @@ impl Broker {
             .prefix("yakumo-rabbitmq-")
             .tempdir()?
             .keep();
-        let [port, tls_port, dist_port, epmd_port] = free_ports()?;
+        let [port, tls_port, dist_port, epmd_port, management_port] = free_ports()?;
         write_certificates(&folder)?;
-        std::fs::write(folder.join("plugins"), "[].\n")?;
+        let (plugins, settings) = match managed {
+            Managed::Yes => (
+                "[rabbitmq_management].\n",
+                format!(
+                    "management.tcp.ip = 127.0.0.1\n\
+                     management.tcp.port = {management_port}\n"
+                ),
+            ),
+            Managed::No => ("[].\n", String::new()),
+        };
+        std::fs::write(folder.join("plugins"), plugins)?;
         std::fs::write(
             folder.join("rabbitmq.conf"),
             format!(
@@ -119,7 +158,8 @@ impl Broker {
                  ssl_options.keyfile = {folder}/broker.key\n\
                  loopback_users = none\n\
                  disk_free_limit.absolute = 1MB\n\
-                 log.file.level = warning\n",
+                 log.file.level = warning\n\
+                 {settings}",
                 folder = folder.display()
             ),
         )?;
@@ -158,6 +198,7 @@ impl Broker {
             variables,
             port,
             tls_port,
+            management_port,
             keeper: Mutex::new(Keeper { child, orders }),
         };
         broker.resume().await?;
@@ -254,6 +295,12 @@ impl Broker {
     /// The URL, over TLS, for the user that may do everything.
     pub fn tls_url(&self) -> String {
         format!("amqps://guest:guest@localhost:{}/%2f", self.tls_port)
+    }
+
+    /// The management over HTTP of one that was started with it, where
+    /// `guest` with the password `guest` may do everything.
+    pub fn management_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.management_port)
     }
 
     /// The certificate (PEM) that vouches for the broker's.

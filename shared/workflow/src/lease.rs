@@ -370,7 +370,7 @@ pub(crate) async fn purge(inner: &Inner) -> Result<(), DbError> {
             .db
             .write(move |txn| Box::pin(async move { purge_some(txn, before).await }))
             .await?;
-        if removed == 0 {
+        if removed.0 == 0 {
             break;
         }
     }
@@ -381,7 +381,11 @@ pub(crate) async fn purge(inner: &Inner) -> Result<(), DbError> {
     .await
 }
 
-async fn purge_some(txn: &DatabaseTransaction, before: i64) -> Result<usize, DbError> {
+/// How many workflows that were, and how many of their steps.
+pub(crate) async fn purge_some(
+    txn: &DatabaseTransaction,
+    before: i64,
+) -> Result<(u64, u64), DbError> {
     let mut select = Query::select();
     select
         .column(workflow::Column::Id)
@@ -395,14 +399,18 @@ async fn purge_some(txn: &DatabaseTransaction, before: i64) -> Result<usize, DbE
         ids.push(row.try_get("", "id")?);
     }
     if ids.is_empty() {
-        return Ok(0);
+        return Ok((0, 0));
     }
-    for (table, column) in [("workflow_steps", "workflow_id"), ("workflows", "id")] {
+    let delete = |table: &str, column: &str| {
         let mut delete = Query::delete();
         delete
             .from_table(Alias::new(table))
             .and_where(Expr::col(Alias::new(column)).is_in(&ids));
-        txn.execute(&delete).await?;
-    }
-    Ok(ids.len())
+        delete
+    };
+    let steps = txn
+        .execute(&delete("workflow_steps", "workflow_id"))
+        .await?;
+    let workflows = txn.execute(&delete("workflows", "id")).await?;
+    Ok((workflows.rows_affected(), steps.rows_affected()))
 }

@@ -71,6 +71,7 @@ mod run;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trace;
+pub mod upkeep;
 mod view;
 mod workflow;
 

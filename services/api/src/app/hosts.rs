@@ -16,6 +16,7 @@ use yakumo_db::DbError;
 use yakumo_types::{Fault, HostId, RequestContext, Timestamp, check_name};
 
 use super::App;
+use crate::store::host_tokens;
 use crate::store::hosts::{self as store, Claimed, Host};
 
 /// How long a change waits for others before schedulers hear of it: a thousand
@@ -43,6 +44,14 @@ pub struct HostTracker {
     rows: Mutex<BTreeMap<String, Host>>,
     for_schedulers: Mutex<BTreeMap<String, HostChanged>>,
     something_for_schedulers: Notify,
+}
+
+impl HostTracker {
+    /// Forgets what this process knows of a host.
+    pub(crate) fn forget(&self, name: &str) {
+        lock(&self.rows).remove(name);
+        lock(&self.heard).remove(name);
+    }
 }
 
 /// Hosts whose own list is to be compared with the rows soon, because
@@ -169,7 +178,9 @@ impl App {
                             name: name.clone(),
                             number: store::host_next_number_in(txn).await?,
                             host_uuid: uuid.to_string(),
-                            incarnation: 0,
+                            // Later than what anybody may still know of an
+                            // earlier host of this name.
+                            incarnation: now.as_micros(),
                             sequence: 0,
                             vcpus: 0,
                             memory_mib: 0,
@@ -189,7 +200,7 @@ impl App {
                             cpu_info: String::new(),
                             enabled: true,
                             disabled_reason: None,
-                            settings_revision: 1,
+                            settings_revision: now.as_micros(),
                             heard_at: 0,
                             created_at: wall,
                             updated_at: wall,
@@ -220,6 +231,8 @@ impl App {
                         Some(_) => store::host_register(txn, row.clone(), before).await?,
                         None => store::host_insert(txn, row.clone()).await?,
                     }
+                    host_tokens::host_tokens_confirm(txn, &name, &row.host_uuid, now.as_micros())
+                        .await?;
                     Ok(row)
                 })
             })
@@ -322,7 +335,7 @@ impl App {
         });
     }
 
-    fn publish(&self, change: HostChanged) {
+    pub(crate) fn publish(&self, change: HostChanged) {
         let Some(name) = change.host.as_ref().map(|host| host.host.clone()) else {
             return;
         };
@@ -456,38 +469,10 @@ impl App {
         }
     }
 
-    /// Forgets a host (by number) that is down and has no servers.
+    /// Forgets a host by its number.
     pub async fn host_forget(&self, ctx: &RequestContext, number: &str) -> Result<(), Fault> {
-        ctx.require_admin()?;
-        let (row, now) = self.host_show(ctx, number).await?;
-        if self.heard_lately(row.heard_at, now) {
-            return Err(Fault::conflict(format!(
-                "Host {} is alive; stop its agent first.",
-                row.name
-            )));
-        }
-        let name = row.name.clone();
-        self.db
-            .write(move |txn| {
-                let name = name.clone();
-                Box::pin(async move {
-                    if crate::store::servers::host_has_servers_in(txn, &name).await? {
-                        return Err(DbError::Fault(Fault::conflict(format!(
-                            "Host {name} still has servers."
-                        ))));
-                    }
-                    store::host_delete(txn, &name).await
-                })
-            })
-            .await?;
-        lock(&self.hosts.rows).remove(&row.name);
-        lock(&self.hosts.heard).remove(&row.name);
-        self.publish(HostChanged {
-            host: Some(view(&row, now)),
-            removed: true,
-            refusal: false,
-        });
-        Ok(())
+        let (row, _) = self.host_show(ctx, number).await?;
+        self.host_remove(&row.name).await.map(drop)
     }
 
     /// Lets a host take new servers, or takes it out of service; what runs

@@ -5,7 +5,9 @@ pub mod checks;
 pub mod console;
 pub mod create;
 pub mod flavors;
+pub mod host_removal;
 pub mod hosts;
+pub mod joining;
 pub mod key_pairs;
 pub mod metadata;
 pub mod power;
@@ -22,9 +24,9 @@ use std::time::Duration;
 
 use yakumo_contracts::compute_host::ComputeHostClient;
 use yakumo_contracts::image::ImagesClient;
-use yakumo_contracts::network::{NetworksClient, ServerPortsClient};
+use yakumo_contracts::network::{NetworkHostsClient, NetworksClient, ServerPortsClient};
 use yakumo_contracts::scheduler::SchedulerClient;
-use yakumo_contracts::volume::VolumesClient;
+use yakumo_contracts::volume::{StorageHostsClient, VolumesClient};
 use yakumo_db::Db;
 use yakumo_db::idempotency::Once;
 use yakumo_rpc::{Bus, Target};
@@ -44,10 +46,14 @@ pub struct App {
     pub networks: NetworksClient,
     pub server_ports: ServerPortsClient,
     pub volumes: VolumesClient,
+    pub network_hosts: NetworkHostsClient,
+    pub storage_hosts: StorageHostsClient,
     pub scheduler: SchedulerClient,
     pub hosts: hosts::HostTracker,
     /// Hosts that are to be compared with the rows soon.
     pub to_sync: hosts::ToSync,
+    /// How hosts come in.
+    pub joining: joining::Joining,
 }
 
 /// How long a client's request waits for another service.
@@ -55,24 +61,38 @@ const REQUEST_BOUND: Duration = Duration::from_secs(20);
 
 impl App {
     /// Wires the clients of the other services to `bus`.
-    pub fn new(env: Env, config: Config, db: Db, bus: Bus, engine: Engine) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub fn new(
+        env: Env,
+        config: Config,
+        db: Db,
+        bus: Bus,
+        engine: Engine,
+    ) -> anyhow::Result<Arc<Self>> {
         let service = |name| Target::service(name);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             images: ImagesClient::new(bus.clone(), service("image")).with_deadline(REQUEST_BOUND),
             networks: NetworksClient::new(bus.clone(), service("network"))
                 .with_deadline(REQUEST_BOUND),
             server_ports: ServerPortsClient::new(bus.clone(), service("network")),
             volumes: VolumesClient::new(bus.clone(), service("volume"))
                 .with_deadline(REQUEST_BOUND),
+            network_hosts: NetworkHostsClient::new(bus.clone(), service("network"))
+                .with_deadline(REQUEST_BOUND),
+            storage_hosts: StorageHostsClient::new(bus.clone(), service("volume"))
+                .with_deadline(REQUEST_BOUND),
             scheduler: SchedulerClient::new(bus.clone(), service("scheduler")),
             hosts: hosts::HostTracker::default(),
             to_sync: hosts::ToSync::default(),
+            joining: joining::Joining::new(config.join.clone())?,
             env,
             config,
             db,
             bus,
             engine,
-        })
+        }))
     }
 
     /// The agent on a host.

@@ -109,7 +109,11 @@ impl App {
                     }
                     let generation = row.generation.saturating_add(1);
                     let reboots = match request {
-                        PowerRequest::Reboot(_) => row.reboot_count.saturating_add(1),
+                        // The host may have seen more than the row has asked for:
+                        // those from before a restore of the database.
+                        PowerRequest::Reboot(_) => {
+                            row.reboot_count.max(row.seen_reboots).saturating_add(1)
+                        }
                         _ => row.reboot_count,
                     };
                     let input = change_power::Input {

@@ -304,11 +304,11 @@ impl App {
     pub(crate) async fn servers_purge(&self) -> Result<u64, Fault> {
         let age = std::time::Duration::from_secs(u64::from(self.config.keep_deleted_days) * 86_400);
         let before = self.env.now().minus(age);
-        let purged: Result<u64, DbError> = self
+        let purged = self
             .db
             .write(move |txn| Box::pin(async move { store::servers_purge(txn, before, 500).await }))
-            .await;
-        Ok(purged?)
+            .await?;
+        Ok(purged.servers)
     }
 }
 

@@ -19,7 +19,7 @@ use yakumo_contracts::compute_host::{
 };
 use yakumo_service::Reconciler;
 use yakumo_types::server_state::{ServerEvent, VmState};
-use yakumo_types::{Fault, RequestContext, ServerId};
+use yakumo_types::{Fault, FaultCode, RequestContext, ServerId};
 
 use super::pace::Pace;
 use crate::app::App;
@@ -173,14 +173,59 @@ async fn compare(
         return Ok(());
     }
     let wanted = u64::try_from(row.generation).unwrap_or(0);
-    if report.generation < wanted {
-        let Ok(id) = row.id.parse() else {
-            return Ok(());
-        };
-        let (_, request) = app.desired(id).await?;
-        client.set_desired(context, request).await?;
+    if report.generation >= wanted {
+        return Ok(());
     }
-    Ok(())
+    let Ok(id) = row.id.parse() else {
+        return Ok(());
+    };
+    if is_removed(report) && row.desired_power != "absent" {
+        return removed_before(app, client, context, id, report).await;
+    }
+    let (_, request) = app.desired(id).await?;
+    match client.set_desired(context, request).await {
+        // One server that the host cannot take must not hold up the others.
+        Err(fault) if matches!(fault.code, FaultCode::Conflict | FaultCode::Stale) => {
+            tracing::info!(server = row.id, host, %fault, "a host did not take desired state");
+            Ok(())
+        }
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Whether nothing is left of a server, as the host says.
+fn is_removed(report: &ServerReport) -> bool {
+    report.converged && report.power_state == "nostate"
+}
+
+/// A host has removed a server that its row wants: the row is one of a restored
+/// database, and the server was deleted after the back-up.
+async fn removed_before(
+    app: &App,
+    client: &ComputeHostClient,
+    context: &RequestContext,
+    id: ServerId,
+    report: &ServerReport,
+) -> Result<(), Fault> {
+    // What has just begun to be deleted is not meant; that was written before
+    // the host heard of it.
+    let row = store::server_fetch(app.db.read(), Scope::All, id, Life::Living).await?;
+    let Some(row) = row.filter(|row| row.workflow_id.is_none()) else {
+        return Ok(());
+    };
+    let request = ServerRequest {
+        server_id: report.server_id.clone(),
+        generation: report.generation,
+        fence: None,
+    };
+    // Only a tombstone can be confirmed; anything else is refused.
+    match client.confirm_absent(context, request).await {
+        Ok(_) => lost(app, &row).await,
+        Err(fault) => {
+            tracing::info!(server = row.id, %fault, "a server is not removed after all");
+            Ok(())
+        }
+    }
 }
 
 /// Something on a host that no living row places there.
@@ -209,7 +254,7 @@ async fn remove_stray(
         return Ok(());
     }
     let known = row.map_or(0, |row| u64::try_from(row.generation).unwrap_or(0));
-    if report.converged && report.power_state == "nostate" && report.generation >= known {
+    if is_removed(report) && report.generation >= known {
         let request = ServerRequest {
             server_id: report.server_id.clone(),
             generation: report.generation,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use yakumo_contracts::api::{
-    ApiServer, Heartbeat, HostReport, HostReportReply, HostReportsServer, MetadataReply,
-    MetadataRequest, RegisterHostReply, RegisterHostRequest, ServerProjection, SnapshotReply,
-    SnapshotRequest,
+    AddHostTokenRequest, ApiServer, Heartbeat, HostAdminServer, HostReport, HostReportReply,
+    HostReportsServer, MetadataReply, MetadataRequest, RegisterHostReply, RegisterHostRequest,
+    RemoveHostReply, RemoveHostRequest, ServerProjection, SnapshotReply, SnapshotRequest,
 };
+use yakumo_contracts::common::Empty;
 use yakumo_contracts::network::ServerAddresses;
 use yakumo_rpc::{Incoming, Principal};
 use yakumo_types::Fault;
@@ -125,5 +126,34 @@ impl ApiServer for Api {
                 host: String::new(),
             })
             .await
+    }
+}
+
+/// Serves operators' commands.
+pub(crate) struct HostAdmin {
+    pub app: Arc<App>,
+}
+
+#[async_trait]
+impl HostAdminServer for HostAdmin {
+    async fn add_host_token(
+        &self,
+        call: &Incoming,
+        request: AddHostTokenRequest,
+    ) -> Result<Empty, Fault> {
+        call.sender.require_control()?;
+        call.context.require_admin()?;
+        self.app.host_token_add(request).await?;
+        Ok(Empty {})
+    }
+
+    async fn remove_host(
+        &self,
+        call: &Incoming,
+        request: RemoveHostRequest,
+    ) -> Result<RemoveHostReply, Fault> {
+        call.sender.require_control()?;
+        call.context.require_admin()?;
+        self.app.host_remove(&request.host).await
     }
 }

@@ -11,6 +11,7 @@ use sea_orm::{
 use yakumo_db::DbError;
 
 use super::entity::host;
+use super::server_changes::beyond;
 
 /// A host's row.
 pub type Host = host::Model;
@@ -252,4 +253,21 @@ pub async fn host_delete(txn: &DatabaseTransaction, name: &str) -> Result<(), Db
         return Err(DbError::NotFound);
     }
     Ok(())
+}
+
+/// Puts what orders the words of hosts beyond what anybody may have heard of:
+/// every host registers anew. How many hosts.
+pub async fn hosts_leap(txn: &DatabaseTransaction, database_now: i64) -> Result<u64, DbError> {
+    let leapt = host::Entity::update_many()
+        .col_expr(
+            host::Column::Incarnation,
+            beyond(host::Column::Incarnation, database_now),
+        )
+        .col_expr(
+            host::Column::SettingsRevision,
+            beyond(host::Column::SettingsRevision, database_now),
+        )
+        .exec(txn)
+        .await?;
+    Ok(leapt.rows_affected)
 }

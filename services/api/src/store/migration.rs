@@ -61,6 +61,10 @@ impl MigratorTrait for Migrator {
             },
         ));
         all.push(yakumo_db::idempotency::migration());
+        all.push(yakumo_db::migration(
+            "m20261128_000013_create_host_tokens",
+            |manager| Box::pin(host_tokens(manager)),
+        ));
         all
     }
 }
@@ -302,4 +306,30 @@ async fn hosts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     manager
         .create_index(columns::unique_index("host_uuid", "host", &["host_uuid"]))
         .await
+}
+
+async fn host_tokens(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager
+        .create_table(
+            columns::table("host_token")
+                .col(columns::text("id", 32).primary_key())
+                .col(columns::text("secret_hash", 64))
+                .col(columns::text("host", 255))
+                .col(columns::timestamp("created_at"))
+                .col(columns::timestamp("expires_at"))
+                .col(columns::timestamp("used_at"))
+                .col(columns::text("used_by", 36))
+                .col(columns::timestamp("confirmed_at"))
+                .to_owned(),
+        )
+        .await?;
+    for (name, of) in [
+        ("host_token_by_host", &["host", "used_by"][..]),
+        ("host_token_by_end", &["expires_at"]),
+    ] {
+        manager
+            .create_index(columns::index(name, "host_token", of))
+            .await?;
+    }
+    Ok(())
 }

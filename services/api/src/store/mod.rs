@@ -4,6 +4,7 @@
 pub mod actions;
 pub mod entity;
 pub mod flavors;
+pub mod host_tokens;
 pub mod hosts;
 pub mod key_pairs;
 pub mod likeness;

@@ -1,6 +1,7 @@
 //! Changes of servers: by compare-and-swap on what the decision was made from.
 
 use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::{Expr, ExprTrait as _, IntoColumnRef, SimpleExpr};
 use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
 use yakumo_db::DbError;
 use yakumo_types::server_state::{PowerState, ServerState};
@@ -311,13 +312,20 @@ async fn build_change(
     }
 }
 
-/// Removes what has been deleted before `before`, with what hangs on it;
-/// says how many servers that were.
+/// How many rows were removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PurgedServers {
+    pub servers: u64,
+    pub actions: u64,
+    pub builds: u64,
+}
+
+/// Removes what has been deleted before `before`, with what hangs on it.
 pub async fn servers_purge(
     txn: &DatabaseTransaction,
     before: Timestamp,
     limit: u64,
-) -> Result<u64, DbError> {
+) -> Result<PurgedServers, DbError> {
     let ids: Vec<String> = server::Entity::find()
         .select_only()
         .column(server::Column::Id)
@@ -328,13 +336,13 @@ pub async fn servers_purge(
         .all(txn)
         .await?;
     if ids.is_empty() {
-        return Ok(0);
+        return Ok(PurgedServers::default());
     }
-    server_action::Entity::delete_many()
+    let actions = server_action::Entity::delete_many()
         .filter(server_action::Column::ServerId.is_in(ids.clone()))
         .exec(txn)
         .await?;
-    server_build::Entity::delete_many()
+    let builds = server_build::Entity::delete_many()
         .filter(server_build::Column::ServerId.is_in(ids.clone()))
         .exec(txn)
         .await?;
@@ -342,5 +350,32 @@ pub async fn servers_purge(
         .filter(server::Column::Id.is_in(ids))
         .exec(txn)
         .await?;
-    Ok(deleted.rows_affected)
+    Ok(PurgedServers {
+        servers: deleted.rows_affected,
+        actions: actions.rows_affected,
+        builds: builds.rows_affected,
+    })
+}
+
+/// Puts the generations of all living servers beyond what any host may have
+/// heard of: a host takes what comes under a higher one. How many servers.
+pub async fn servers_leap(txn: &DatabaseTransaction, database_now: i64) -> Result<u64, DbError> {
+    let leapt = server::Entity::update_many()
+        .col_expr(
+            server::Column::Generation,
+            beyond(server::Column::Generation, database_now),
+        )
+        .filter(server::Column::DeletedAt.eq(0_i64))
+        .exec(txn)
+        .await?;
+    Ok(leapt.rows_affected)
+}
+
+/// The next number, or `database_now` if that is higher: counted up by one, no
+/// number gets as far as the time in microseconds.
+pub(super) fn beyond(column: impl IntoColumnRef, database_now: i64) -> SimpleExpr {
+    let column = Expr::col(column);
+    Expr::case(column.clone().lt(database_now), database_now)
+        .finally(column.add(1_i64))
+        .into()
 }

@@ -3,7 +3,8 @@
 use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Func, LikeExpr, SimpleExpr};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    DerivePartialModel, EntityTrait, IntoActiveModel, Order, QueryFilter, QueryOrder, QuerySelect,
+    DerivePartialModel, EntityTrait, IntoActiveModel, Order, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 use yakumo_db::DbError;
 use yakumo_types::server_state::{ServerState, TaskState, VmState};
@@ -18,8 +19,8 @@ pub type Server = server::Model;
 pub type ServerBuild = server_build::Model;
 
 pub use super::server_changes::{
-    Expected, LockedBy, ServerChange, server_build_decision, server_build_spec, server_change,
-    server_project, servers_purge,
+    Expected, LockedBy, PurgedServers, ServerChange, server_build_decision, server_build_spec,
+    server_change, server_project, servers_leap, servers_purge,
 };
 
 /// What is shown of a server: the part of its row that a page of them reads.
@@ -507,6 +508,29 @@ pub async fn servers_of_host_in(
         .into_partial_model()
         .all(txn)
         .await?)
+}
+
+/// How many living servers are placed on a host, and the ids of some.
+pub async fn servers_on_host(
+    db: &DatabaseConnection,
+    host: &str,
+    limit: u64,
+) -> Result<(u64, Vec<String>), DbError> {
+    let on_host = || {
+        server::Entity::find()
+            .filter(server::Column::Host.eq(host))
+            .filter(server::Column::DeletedAt.eq(0_i64))
+    };
+    let count = on_host().count(db).await?;
+    let some = on_host()
+        .select_only()
+        .column(server::Column::Id)
+        .order_by_asc(server::Column::Id)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok((count, some))
 }
 
 /// Whether any living server is placed on a host.

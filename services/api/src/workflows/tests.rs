@@ -87,7 +87,7 @@ impl World {
         let db = Db::connect(&config.database).await.unwrap();
         db.migrate::<crate::Migrator>().await.unwrap();
         let engine = Engine::with_config(db.clone(), env.clone(), engine);
-        let app = App::new(env.clone(), config, db, bus.clone(), engine);
+        let app = App::new(env.clone(), config, db, bus.clone(), engine).unwrap();
         bus.serve(
             Topic::Control("api"),
             vec![

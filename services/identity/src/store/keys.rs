@@ -33,3 +33,8 @@ pub async fn delete_expired(db: &impl ConnectionTrait, now: Timestamp) -> Result
         .await?;
     Ok(gone.rows_affected)
 }
+
+/// Forgets all keys: whatever they signed holds no longer.
+pub async fn delete_all(db: &impl ConnectionTrait) -> Result<u64, DbError> {
+    Ok(Entity::delete_many().exec(db).await?.rows_affected)
+}

@@ -68,3 +68,8 @@ pub async fn delete_expired(db: &impl ConnectionTrait, now: Timestamp) -> Result
         .await?;
     Ok(gone.rows_affected)
 }
+
+/// Puts the log beyond what anybody may have seen of it.
+pub async fn leap(txn: &DatabaseTransaction, database_now: i64) -> Result<(), DbError> {
+    revisions::leap(txn, LOG, database_now).await
+}

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 use yakumo_contracts::network::{
-    Agent, AnnounceReply, AnnounceRequest, FixedIp, GroupMembers, HostDelta, HostFloatingIp,
-    HostNetwork, HostPort, HostRule, HostSecurityGroup, HostState, HostSubnet, ListAgentsReply,
-    ListRequest, PullStateReply, PullStateRequest, RemotePort, ReportAppliedRequest,
+    Agent, AnnounceReply, AnnounceRequest, FixedIp, ForgetHostRequest, GroupMembers, HostDelta,
+    HostFloatingIp, HostNetwork, HostPort, HostRule, HostSecurityGroup, HostState, HostSubnet,
+    ListAgentsReply, ListRequest, PullStateReply, PullStateRequest, RemotePort,
+    ReportAppliedRequest,
 };
 use yakumo_db::DbError;
 use yakumo_service::Process;
@@ -30,6 +31,9 @@ const CHUNK: usize = 512 * 1024;
 
 /// With more changes than this a host gets everything.
 const MAX_CHANGES: usize = 512;
+
+/// Ids that a refusal names at the most.
+const NAMED: u64 = 5;
 
 /// A host that says nothing new is noted as heard only so often.
 const HEARD_EVERY: i64 = 20_000_000;
@@ -326,6 +330,45 @@ impl App {
         self.beats.write_down(&process, WRITE_BEATS, write).await;
     }
 
+    /// Forgets a host that will not speak again; whether it was known. Ports
+    /// that only waited for its word are let go, since it can have nothing any
+    /// more that anybody could reach.
+    pub async fn forget_host(&self, request: ForgetHostRequest) -> Result<bool, Fault> {
+        let ctx = RequestContext::internal(self.env.id());
+        let check_only = request.check_only;
+        let was_known = self
+            .change(&ctx, request, |app, txn, _ctx, request| {
+                Box::pin(async move {
+                    let host = request.host;
+                    let (count, some) = store::ports::bound_to(txn, &host, NAMED).await?;
+                    if count > 0 {
+                        let more = if count > NAMED { ", …" } else { "" };
+                        return Err(DbError::Fault(Fault::conflict(format!(
+                            "Host {host} still has ports: {count} ({}{more}).",
+                            some.join(", ")
+                        ))));
+                    }
+                    if request.check_only {
+                        let known = store::hosts::find(txn, &host).await?;
+                        return Ok(known.is_some());
+                    }
+                    let gone = store::ports::released_by(txn, &host, i64::MAX).await?;
+                    for ids in gone.deleted.chunks(200) {
+                        app.purge_ports(txn, ids.to_vec()).await?;
+                    }
+                    for ids in gone.unbound.chunks(200) {
+                        store::ports::unbind(txn, ids, app.now()).await?;
+                    }
+                    store::hosts::delete(txn, &host).await
+                })
+            })
+            .await?;
+        if !check_only {
+            self.waiting.released.notify_waiters();
+        }
+        Ok(was_known)
+    }
+
     /// Who an agent is; returns what the host should have.
     pub async fn announce(&self, request: AnnounceRequest) -> Result<AnnounceReply, Fault> {
         let known = store::hosts::find(self.db.read(), &request.host).await?;
@@ -334,7 +377,10 @@ impl App {
                 && host.started_at == request.started_at
                 && host.driver == request.driver
                 && host.availability_zone == request.availability_zone;
-            if same && self.now() - host.heard_at < HEARD_EVERY {
+            if same
+                && !is_ahead(&request, host.revision)
+                && self.now() - host.heard_at < HEARD_EVERY
+            {
                 return Ok(AnnounceReply {
                     revision: u64::try_from(host.revision).unwrap_or(0),
                 });
@@ -344,7 +390,7 @@ impl App {
         let host = self
             .change(&ctx, request, |app, txn, _ctx, request| {
                 Box::pin(async move {
-                    store::hosts::heard(
+                    let host = store::hosts::heard(
                         txn,
                         &request.host,
                         &request.host_id,
@@ -353,7 +399,18 @@ impl App {
                         request.started_at,
                         app.now(),
                     )
-                    .await
+                    .await?;
+                    if !is_ahead(&request, host.revision) {
+                        return Ok(host);
+                    }
+                    // The database was restored to a time before the host was
+                    // first heard of. By our own clock, and not by what it says.
+                    let now = yakumo_db::database_now(txn).await?.as_micros();
+                    store::hosts::leap(txn, Some(&request.host), now).await?;
+                    app.announce_hosts(vec![request.host.clone()]);
+                    store::hosts::find(txn, &request.host)
+                        .await?
+                        .ok_or(DbError::NotFound)
                 })
             })
             .await?;
@@ -419,6 +476,11 @@ impl App {
             .collect();
         Ok(ListAgentsReply { agents, more })
     }
+}
+
+/// Whether a host has a revision that was never given out.
+fn is_ahead(request: &AnnounceRequest, revision: i64) -> bool {
+    i64::try_from(request.applied_revision).unwrap_or(i64::MAX) > revision
 }
 
 /// What belongs to ports, by their ids.

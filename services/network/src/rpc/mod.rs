@@ -5,16 +5,17 @@ use yakumo_contracts::network::{
     AllocateServerPortsRequest, AnnounceReply, AnnounceRequest, CreateFloatingIpsRequest,
     CreateNetworksRequest, CreatePortsRequest, CreateRoutersRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, CreateSubnetsRequest, FloatingIp,
-    HostBeat, HostStatesServer, IdRequest, ListAgentsReply, ListFloatingIpsReply,
-    ListNetworksReply, ListPortsReply, ListQuotasReply, ListRequest, ListRoutersReply,
-    ListSecurityGroupRulesReply, ListSecurityGroupsReply, ListServerAddressesReply,
-    ListServerAddressesRequest, ListSubnetsReply, Network, NetworksServer, Port, PullStateReply,
-    PullStateRequest, Quotas, QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest,
-    ResolveServerNetworksReply, ResolveServerNetworksRequest, Router, RouterInterface,
-    RouterInterfaceRequest, SecurityGroup, ServerAddresses, ServerPortsReply, ServerPortsRequest,
-    ServerPortsServer, ServerSecurityGroupRequest, SetQuotasRequest, Subnet,
-    UpdateFloatingIpRequest, UpdateNetworkRequest, UpdatePortRequest, UpdateRouterRequest,
-    UpdateSecurityGroupRequest, UpdateSubnetRequest,
+    ForgetHostReply, ForgetHostRequest, HostBeat, HostStatesServer, IdRequest, ListAgentsReply,
+    ListFloatingIpsReply, ListNetworksReply, ListPortsReply, ListQuotasReply, ListRequest,
+    ListRoutersReply, ListSecurityGroupRulesReply, ListSecurityGroupsReply,
+    ListServerAddressesReply, ListServerAddressesRequest, ListSubnetsReply, Network,
+    NetworkHostsServer, NetworksServer, Port, PullStateReply, PullStateRequest, Quotas,
+    QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest, ResolveServerNetworksReply,
+    ResolveServerNetworksRequest, Router, RouterInterface, RouterInterfaceRequest, SecurityGroup,
+    ServerAddresses, ServerPortsReply, ServerPortsRequest, ServerPortsServer,
+    ServerSecurityGroupRequest, SetQuotasRequest, Subnet, UpdateFloatingIpRequest,
+    UpdateNetworkRequest, UpdatePortRequest, UpdateRouterRequest, UpdateSecurityGroupRequest,
+    UpdateSubnetRequest,
 };
 use yakumo_rpc::Incoming;
 use yakumo_types::Fault;
@@ -214,5 +215,18 @@ impl HostStatesServer for Rpc {
         call.sender.require_host(&request.host)?;
         self.app.beats.add(request.host, self.app.env.now());
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl NetworkHostsServer for Rpc {
+    async fn forget_host(
+        &self,
+        call: &Incoming,
+        request: ForgetHostRequest,
+    ) -> Result<ForgetHostReply, Fault> {
+        call.sender.require_control()?;
+        let was_known = self.app.forget_host(request).await?;
+        Ok(ForgetHostReply { was_known })
     }
 }

@@ -330,6 +330,36 @@ pub async fn applied(db: &impl ConnectionTrait, name: &str, revision: i64) -> Re
     Ok(())
 }
 
+/// Puts the revision of a host, or of all, beyond what any agent may have heard
+/// of: agents pull everything. How many hosts.
+pub async fn leap(db: &impl ConnectionTrait, name: Option<&str>, now: i64) -> Result<u64, DbError> {
+    let beyond = || {
+        Expr::case(Expr::col(Column::Revision).lt(now), now)
+            .finally(Expr::col(Column::Revision).add(1_i64))
+    };
+    let mut changes = host_change::Entity::delete_many();
+    // First, since MySQL computes with what it has set already.
+    let mut update = Entity::update_many()
+        .col_expr(Column::FullRevision, beyond().into())
+        .col_expr(Column::Revision, beyond().into());
+    if let Some(name) = name {
+        changes = changes.filter(host_change::Column::Host.eq(name));
+        update = update.filter(Column::Name.eq(name));
+    }
+    changes.exec(db).await?;
+    Ok(update.exec(db).await?.rows_affected)
+}
+
+/// Forgets a host and its changes; whether it was known.
+pub async fn delete(db: &impl ConnectionTrait, name: &str) -> Result<bool, DbError> {
+    host_change::Entity::delete_many()
+        .filter(host_change::Column::Host.eq(name))
+        .exec(db)
+        .await?;
+    let deleted = Entity::delete_by_id(name).exec(db).await?;
+    Ok(deleted.rows_affected > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -381,6 +381,30 @@ pub async fn delete(db: &impl ConnectionTrait, ids: &[String]) -> Result<(), DbE
     Ok(())
 }
 
+/// How many ports a host has and is not to let go, and the ids of some.
+pub async fn bound_to(
+    db: &impl ConnectionTrait,
+    host: &str,
+    limit: u64,
+) -> Result<(u64, Vec<String>), DbError> {
+    let bound = || {
+        Entity::find()
+            .filter(Column::Host.eq(host))
+            .filter(Column::ReleasedAt.eq(0_i64))
+            .filter(Column::ReleaseRevision.eq(0_i64))
+    };
+    let count = bound().count(db).await?;
+    let some = bound()
+        .select_only()
+        .column(Column::Id)
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok((count, some))
+}
+
 /// Ports of which a host has nothing left.
 #[derive(Debug, Default)]
 pub struct Released {

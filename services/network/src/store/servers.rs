@@ -128,3 +128,15 @@ pub async fn forget(db: &impl ConnectionTrait, before: i64) -> Result<u64, DbErr
         .await?;
     Ok(forgotten.rows_affected)
 }
+
+/// Puts the order of what listings are told beyond what anybody may have heard
+/// of. How many servers.
+pub async fn leap(db: &impl ConnectionTrait, now: i64) -> Result<u64, DbError> {
+    let beyond = Expr::case(Expr::col(Column::Revision).lt(now), now)
+        .finally(Expr::col(Column::Revision).add(1_i64));
+    let leapt = Entity::update_many()
+        .col_expr(Column::Revision, beyond.into())
+        .exec(db)
+        .await?;
+    Ok(leapt.rows_affected)
+}

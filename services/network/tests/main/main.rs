@@ -13,6 +13,7 @@ mod namespaces;
 mod refusals;
 mod repeats;
 mod reports;
+mod restore;
 mod routing;
 mod servers;
 mod states;

@@ -115,7 +115,7 @@ pub struct World {
     pub api: Arc<FakeApi>,
     pub networks: NetworksClient,
     pub ports: ServerPortsClient,
-    _database: TestDatabase,
+    pub database: TestDatabase,
 }
 
 impl World {
@@ -148,7 +148,7 @@ impl World {
             process,
             bus,
             api,
-            _database: database,
+            database,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The rules of the volume service: who may, what holds.
 
 mod attachments;
+mod hosts;
 mod quotas;
 mod render;
 mod volumes;

@@ -1,6 +1,8 @@
 //! Compares every living storage host's own list with the rows, and removes
 //! what nobody knows of: exports without an attachment, and files without a
-//! volume.
+//! volume. The other way round, a volume whose host does not have it goes into
+//! error, and an attachment whose export is gone gets it back: the rows may be
+//! those of an older back-up.
 //!
 //! Nothing is removed at first sight. What a deleted volume left goes after an
 //! hour; what no row has ever known goes after a week, for the rows may be
@@ -16,10 +18,11 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use yakumo_contracts::common::{Fence, Page};
 use yakumo_contracts::volume_host::{
-    KeptVolume, ListKeptRequest, UnexportRequest, VolumeHostClient, VolumeRequest,
+    ExportRequest, KeptVolume, ListKeptRequest, UnexportRequest, VolumeHostClient, VolumeRequest,
 };
+use yakumo_db::DbError;
 use yakumo_service::Reconciler;
-use yakumo_types::Fault;
+use yakumo_types::{Fault, VolumeId};
 
 use crate::app::App;
 use crate::store;
@@ -54,6 +57,9 @@ impl StorageHosts {
 
     async fn compare(&self, host: &str) -> Result<(), Fault> {
         let client = self.app.storage(host)?;
+        // Rows first: what is made while the host is asked is at worst on its
+        // list and not among these.
+        let mut missing = self.settled_on(host).await?;
         let mut still = HashSet::new();
         let mut marker = String::new();
         loop {
@@ -63,6 +69,10 @@ impl StorageHosts {
             };
             let request = ListKeptRequest { page: Some(page) };
             let list = client.list_kept(&self.app.internal(), request).await?;
+            for kept in &list.volumes {
+                missing.remove(&kept.volume_id);
+            }
+            self.export_again(&client, host, &list.volumes).await?;
             for (kept, of) in self.judge(host, &list.volumes).await? {
                 let stray = (
                     host.to_owned(),
@@ -85,6 +95,92 @@ impl StorageHosts {
         // What is known again, or gone, begins anew.
         self.strays()
             .retain(|stray, _| stray.0 != host || still.contains(stray));
+        for row in missing.into_values() {
+            self.lost(host, row).await?;
+        }
+        Ok(())
+    }
+
+    /// The volumes that a host should have whole, by id.
+    async fn settled_on(&self, host: &str) -> Result<HashMap<String, store::volume::Model>, Fault> {
+        let mut all = HashMap::new();
+        let mut after = String::new();
+        loop {
+            let read = self.app.db.read();
+            let rows = store::volumes::settled_on(read, host, &after, PORTION.into()).await?;
+            let Some(last) = rows.last() else {
+                return Ok(all);
+            };
+            after.clone_from(&last.id);
+            all.extend(rows.into_iter().map(|row| (row.id.clone(), row)));
+        }
+    }
+
+    /// A volume that its host does not have. One that a server holds is left
+    /// to the server's owner.
+    async fn lost(&self, host: &str, row: store::volume::Model) -> Result<(), Fault> {
+        let Ok(id) = row.id.parse::<VolumeId>() else {
+            return Ok(());
+        };
+        tracing::error!(
+            volume = row.id,
+            host,
+            status = row.status,
+            "a host lost a volume"
+        );
+        if row.status != "available" {
+            return Ok(());
+        }
+        metrics::counter!("yakumo_volumes_lost_total").increment(1);
+        let now = self.app.env.now();
+        let failed = self.app.db.write(move |txn| {
+            Box::pin(async move {
+                store::volumes::transition(txn, id, &["available"], "error", now).await?;
+                let why = "The volume's host does not have it any more; its data is lost.";
+                store::volumes::fail(txn, id, "error", why, now).await
+            })
+        });
+        match failed.await {
+            // It moved after all.
+            Ok(()) | Err(DbError::Stale) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Exports what an attachment holds and its host does not export. A host
+    /// that has heard of anything newer than its list refuses that.
+    async fn export_again(
+        &self,
+        client: &VolumeHostClient,
+        host: &str,
+        kept: &[KeptVolume],
+    ) -> Result<(), Fault> {
+        let idle: HashMap<&str, &KeptVolume> = kept
+            .iter()
+            .filter(|kept| kept.attachment_id.is_empty())
+            .map(|kept| (kept.volume_id.as_str(), kept))
+            .collect();
+        let ids: Vec<String> = idle.keys().map(|id| (*id).to_owned()).collect();
+        let attached = store::attachments::of_volumes(self.app.db.read(), &ids).await?;
+        for row in attached.into_iter().filter(|row| row.status == "attached") {
+            let Some(kept) = idle.get(row.volume_id.as_str()) else {
+                continue;
+            };
+            tracing::warn!(volume = row.volume_id, host, "an attachment has no export");
+            let request = ExportRequest {
+                volume_id: row.volume_id.clone(),
+                attachment_id: row.id,
+                secret: row.secret,
+                fence: Some(Fence {
+                    workflow_id: String::new(),
+                    step: "reconcile".into(),
+                    epoch: kept.export_epoch,
+                }),
+            };
+            if let Err(fault) = client.export(&self.app.internal(), request).await {
+                tracing::warn!(volume = row.volume_id, host, %fault, "it has none for now");
+            }
+        }
         Ok(())
     }
 

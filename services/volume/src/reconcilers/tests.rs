@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use yakumo_contracts::common::Fence;
-use yakumo_contracts::volume::{AttachmentRequest, ReserveAttachmentRequest};
-use yakumo_contracts::volume_host::{CreateRequest, ExportRequest};
+use yakumo_contracts::volume::{
+    AttachmentRequest, ForgetStorageHostRequest, ReserveAttachmentRequest,
+};
+use yakumo_contracts::volume_host::{CreateRequest, ExportRequest, UnexportRequest};
 use yakumo_db::Backend;
 use yakumo_service::Reconciler;
 use yakumo_testing::databases::ALL;
-use yakumo_types::VolumeId;
+use yakumo_types::{FaultCode, VolumeId};
 
 use super::releases::Releases;
 use super::storage_hosts::StorageHosts;
@@ -214,4 +216,101 @@ async fn a_release_is_finished_when_the_storage_host_is_back() {
     releases.reconcile().await.unwrap();
     assert_eq!(world.status(id).await, "available");
     assert!(world.attachments(id).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_its_host_does_not_have_goes_into_error() {
+    let world = World::new().await;
+    let (lost, held) = (
+        world.insert("available").await,
+        world.insert("in-use").await,
+    );
+    let kept = world.insert("available").await;
+    world.file(kept).await;
+    let hosts = StorageHosts::new(world.app.clone());
+    hosts.reconcile().await.unwrap();
+    let row = world.row(lost).await.unwrap();
+    assert_eq!(row.status, "error");
+    assert!(
+        row.fault.contains("does not have it any more"),
+        "{}",
+        row.fault
+    );
+    assert_eq!(world.status(held).await, "in-use");
+    assert_eq!(world.status(kept).await, "available");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_whose_export_is_gone_gets_it_back() {
+    let world = World::new().await;
+    let id = world.insert("available").await;
+    world.file(id).await;
+    world.attach(id).await;
+    let request = attachment(5);
+    let context = world.member();
+    world
+        .app
+        .complete_attachment(&context, request)
+        .await
+        .unwrap();
+    // Detached later, by a control plane that is forgotten now.
+    let request = UnexportRequest {
+        volume_id: id.to_string(),
+        attachment_id: ATTACHMENT.into(),
+        fence: fence(90),
+    };
+    let context = world.app.internal();
+    world.host.unexport(&context, request).await.unwrap();
+    assert_eq!(world.kept().await[0].attachment_id, "");
+    let hosts = StorageHosts::new(world.app.clone());
+    for _ in 0..2 {
+        hosts.reconcile().await.unwrap();
+        assert_eq!(world.kept().await[0].attachment_id, ATTACHMENT);
+    }
+    assert_eq!(world.status(id).await, "in-use");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_host_is_forgotten_once_it_keeps_nothing() {
+    let world = World::new().await;
+    let id = world.insert("error").await;
+    let forget = async |check_only| {
+        let request = ForgetStorageHostRequest {
+            host: HOST.into(),
+            check_only,
+        };
+        world.app.forget_storage_host(request).await
+    };
+    for check_only in [true, false] {
+        let fault = forget(check_only).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Conflict);
+        let wanted = format!("Host {HOST} still has volumes: 1 ({id}).");
+        assert_eq!(fault.message, wanted);
+    }
+    world.mark_deleted(id).await;
+    assert!(forget(true).await.unwrap());
+    assert!(forget(false).await.unwrap());
+    assert!(!forget(false).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_volumes_are_purged_when_they_are_old_on_every_database() {
+    for backend in ALL {
+        let world = World::without_host(backend).await;
+        let (old, living) = (
+            world.insert("available").await,
+            world.insert("available").await,
+        );
+        world.mark_deleted(old).await;
+        let purge = async |now| {
+            let purged = crate::upkeep::purge(world.db(), now, HOUR).await.unwrap();
+            purged[0]
+        };
+        let now = world.app.env.now();
+        assert_eq!(purge(now).await, ("volumes", 0), "{backend:?}");
+        assert_eq!(purge(now.plus(HOUR * 2)).await, ("volumes", 1));
+        assert_eq!(purge(now.plus(HOUR * 2)).await, ("volumes", 0));
+        assert_eq!(world.status(living).await, "available");
+        crate::upkeep::restored(world.db()).await.unwrap();
+    }
 }

@@ -48,3 +48,9 @@ pub async fn list(db: &impl ConnectionTrait) -> Result<Vec<Model>, DbError> {
 pub async fn find(db: &impl ConnectionTrait, host: &str) -> Result<Option<Model>, DbError> {
     Ok(Entity::find_by_id(host).one(db).await?)
 }
+
+/// Forgets a storage host; whether it was known.
+pub async fn delete(db: &impl ConnectionTrait, host: &str) -> Result<bool, DbError> {
+    let deleted = Entity::delete_by_id(host).exec(db).await?;
+    Ok(deleted.rows_affected > 0)
+}

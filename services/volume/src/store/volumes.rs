@@ -3,7 +3,7 @@
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder, QuerySelect, Set,
+    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use yakumo_db::DbError;
 use yakumo_types::{Timestamp, VolumeId};
@@ -220,6 +220,29 @@ pub async fn set_host(db: &impl ConnectionTrait, id: VolumeId, host: &str) -> Re
     Ok(())
 }
 
+/// How many volumes a storage host keeps, and the ids of some.
+pub async fn kept_by(
+    db: &impl ConnectionTrait,
+    host: &str,
+    limit: u64,
+) -> Result<(u64, Vec<String>), DbError> {
+    let kept = || {
+        Entity::find()
+            .filter(Column::Host.eq(host))
+            .filter(Column::DeletedAt.eq(0_i64))
+    };
+    let count = kept().count(db).await?;
+    let some = kept()
+        .select_only()
+        .column(Column::Id)
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok((count, some))
+}
+
 /// Marks a volume as failed, with the reason.
 pub async fn fail(
     db: &impl ConnectionTrait,
@@ -279,4 +302,43 @@ pub fn put_texts(change: &mut ActiveModel, name: Option<String>, description: Op
     if let Some(description) = description {
         change.description = Set(description);
     }
+}
+
+/// Forgets volumes that were deleted before `before`; how many.
+pub async fn purge(db: &impl ConnectionTrait, before: i64, limit: u64) -> Result<u64, DbError> {
+    let ids: Vec<String> = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::DeletedAt.gt(0_i64))
+        .filter(Column::DeletedAt.lt(before))
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let gone = Entity::delete_many()
+        .filter(Column::Id.is_in(ids))
+        .exec(db)
+        .await?;
+    Ok(gone.rows_affected)
+}
+
+/// One page, by id, of the volumes that a storage host should have whole.
+pub async fn settled_on(
+    db: &impl ConnectionTrait,
+    host: &str,
+    after: &str,
+    limit: u64,
+) -> Result<Vec<Model>, DbError> {
+    Ok(Entity::find()
+        .filter(Column::Host.eq(host))
+        .filter(Column::DeletedAt.eq(0_i64))
+        .filter(Column::Status.is_in(["available", "in-use"]))
+        .filter(Column::Id.gt(after))
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .all(db)
+        .await?)
 }

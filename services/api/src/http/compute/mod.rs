@@ -7,6 +7,7 @@
 mod extensions;
 mod flavors;
 mod hypervisors;
+mod join;
 mod key_pairs;
 mod limits;
 mod quota_sets;
@@ -47,8 +48,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .nest("/v2.1/{project_id}", resources.clone())
         .nest("/v2", resources.clone())
         .nest("/v2/{project_id}", resources)
+        .with_state(Arc::clone(&app));
+    let own = Router::new()
+        .route("/yakumo/v1/join", post(join::join))
         .with_state(app);
-    microversions(versioned, RANGE).route("/", get(versions::all))
+    microversions(versioned, RANGE)
+        .route("/", get(versions::all))
+        .merge(own)
 }
 
 fn resources() -> Router<Arc<App>> {

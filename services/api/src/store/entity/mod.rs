@@ -4,6 +4,7 @@
 pub mod flavor;
 pub mod flavor_access;
 pub mod host;
+pub mod host_token;
 pub mod key_pair;
 pub mod quota;
 pub mod server;
