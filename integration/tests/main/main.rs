@@ -3,6 +3,7 @@
 // A test that cannot go on may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_days;
 mod callers;
 mod chaos;
 mod deaths;
@@ -10,6 +11,7 @@ mod network;
 mod network_refusals;
 mod openstack_cli;
 mod real_guests;
+mod schemas;
 mod servers;
 mod simulated;
 mod smoke;
