@@ -112,7 +112,11 @@ impl Client {
         if let Some(project) = project {
             auth["scope"] = json!({"project": {"name": project, "domain": domain}});
         }
-        let anonymous = Self::anonymous(&self.ports)?;
+        let anonymous = Self {
+            token: None,
+            project_id: String::new(),
+            ..self.clone()
+        };
         let answer = anonymous
             .post(Api::Identity, "/auth/tokens", &json!({"auth": auth}))
             .await?
@@ -141,6 +145,19 @@ impl Client {
         Ok(Self {
             http,
             ports: ports.clone(),
+            ..self.clone()
+        })
+    }
+
+    /// The same person, each of whose requests comes over a connection of its own.
+    pub fn without_pool(&self) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(120))
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .build()?;
+        Ok(Self {
+            http,
             ..self.clone()
         })
     }

@@ -13,6 +13,7 @@ use yakumo_db::Backend;
 use yakumo_testing::databases::{DatabaseServer, Durability};
 use yakumo_testing::rabbitmq::Broker;
 
+use crate::balancer::Balancer;
 use crate::client::{Api, Client};
 use crate::config::{self, ADMIN_PASSWORD, HOST, PROCESSES, Ports, WITH_TABLES, quoted};
 use crate::keeper::Keeper;
@@ -50,6 +51,11 @@ pub struct Options {
     pub durability: Durability,
     /// Further settings, as on the command line.
     pub settings: Vec<String>,
+    /// The program of its processes, if it is not the one under test.
+    pub program: Option<PathBuf>,
+    /// Whether clients reach a distributed one over a [`Balancer`]; identity is
+    /// then given by several processes, too.
+    pub balanced: bool,
 }
 
 impl Default for Options {
@@ -65,6 +71,8 @@ impl Default for Options {
             start: START,
             durability: Durability::Fast,
             settings: Vec::new(),
+            program: None,
+            balanced: false,
         }
     }
 }
@@ -88,6 +96,8 @@ pub struct TestCloud {
     pub broker: Option<Broker>,
     /// What seals contexts in a distributed one.
     pub context_key: String,
+    /// What stands before its processes, if that was asked for.
+    pub balancer: Option<Balancer>,
     processes: Vec<Process>,
     passed: bool,
     settings: Vec<String>,
@@ -103,6 +113,8 @@ struct Process {
     /// The words of its command.
     service: String,
     config: PathBuf,
+    /// Another program than the one under test.
+    program: Option<PathBuf>,
     ops: u16,
     wires: Vec<Wire>,
     child: Option<Child>,
@@ -111,6 +123,7 @@ struct Process {
 /// What a cloud is put together from.
 struct Parts {
     fronts: Vec<Ports>,
+    balancer: Option<Balancer>,
     folder: TempDir,
     processes: Vec<Process>,
     broker: Option<Broker>,
@@ -132,6 +145,7 @@ impl TestCloud {
             fronts: vec![ports],
             folder,
             processes: vec![process],
+            balancer: None,
             broker: None,
             database: None,
             urls: Vec::new(),
@@ -153,6 +167,13 @@ impl TestCloud {
         for _ in 1..options.replicas {
             fronts.push(fronts[0].beside()?);
         }
+        let balancer = match options.balanced {
+            true => Some(Balancer::start().await?),
+            false => None,
+        };
+        if let Some(balancer) = &balancer {
+            fronts = vec![balancer.ports.clone()];
+        }
         let folder = folder()?;
         let path = folder.path();
         let keys = programs::run(&programs::yakumo()?, &["bus-keys"], START).await?;
@@ -170,6 +191,7 @@ impl TestCloud {
         for service in PROCESSES {
             let instances = match service {
                 "api" | "scheduler" | "network" | "volume" => options.replicas,
+                "identity" if options.balanced => options.replicas,
                 "compute" => options.hosts,
                 _ => 1,
             };
@@ -212,8 +234,21 @@ impl TestCloud {
                         quoted(&lines.change(&broker.url())),
                         key("context_key")?
                     );
-                    let front = if service == "api" { number } else { 0 };
-                    config::control(&fronts[front], &path.join("data"), &bus, &databases)
+                    let data = path.join("data");
+                    match &balancer {
+                        Some(balancer) => {
+                            let own = Ports::free()?;
+                            balancer.add(service, &name, &own);
+                            let text = config::control(&own, &data, &bus, &databases);
+                            // What is said of identity is where clients find it.
+                            let at = |ports: &Ports| format!("http://127.0.0.1:{}", ports.identity);
+                            text.replace(&at(&own), &at(&balancer.ports))
+                        }
+                        None => {
+                            let front = if service == "api" { number } else { 0 };
+                            config::control(&fronts[front], &data, &bus, &databases)
+                        }
+                    }
                 };
                 let mut process = Process::new(path, &name, service, text)?;
                 process.wires.append(&mut lines.wires);
@@ -225,8 +260,12 @@ impl TestCloud {
             .nth(1)
             .unwrap_or_default()
             .to_owned();
+        for process in &mut processes {
+            process.program.clone_from(&options.program);
+        }
         let parts = Parts {
             fronts,
+            balancer,
             folder,
             processes,
             broker: Some(broker),
@@ -296,6 +335,7 @@ impl TestCloud {
             fronts: parts.fronts,
             broker: parts.broker,
             context_key: parts.context_key,
+            balancer: parts.balancer,
             processes: parts.processes,
             passed: false,
             settings: options.settings,
@@ -345,6 +385,18 @@ impl TestCloud {
         children.map(Child::id).collect()
     }
 
+    /// The configuration of a process.
+    pub fn config(&self, name: &str) -> Result<&Path> {
+        let found = self.processes.iter().find(|process| process.name == name);
+        Ok(&found.with_context(|| format!("no process {name}"))?.config)
+    }
+
+    /// What a process is from its next launch on.
+    pub fn use_program(&mut self, name: &str, program: &Path) -> Result<()> {
+        self.process(name)?.program = Some(program.to_owned());
+        Ok(())
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -366,7 +418,11 @@ impl TestCloud {
             .open(self.folder.path().join(format!("{name}.log")))?;
         let process = self.process(name)?;
         ensure!(process.child.is_none(), "{name} runs already");
-        let mut command = Command::new(programs::yakumo()?);
+        let program = match &process.program {
+            Some(program) => program.clone(),
+            None => programs::yakumo()?,
+        };
+        let mut command = Command::new(program);
         command
             .arg("--config")
             .arg(&process.config)
@@ -419,6 +475,18 @@ impl TestCloud {
             );
             wait::hold_still(Duration::from_millis(50)).await;
         }
+    }
+
+    /// What a process says of its health.
+    pub async fn health(&self, name: &str) -> Result<serde_json::Value> {
+        let found = self.processes.iter().find(|process| process.name == name);
+        let ops = found.with_context(|| format!("no process {name}"))?.ops;
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .no_proxy()
+            .build()?;
+        let url = format!("http://127.0.0.1:{ops}/health");
+        Ok(client.get(&url).send().await?.json().await?)
     }
 
     /// Waits until somebody can log in.
@@ -569,6 +637,7 @@ impl Process {
             name: name.to_owned(),
             service: service.to_owned(),
             config: file,
+            program: None,
             ops: *ops.first().context("there are no free ports")?,
             wires: Vec::new(),
             child: None,

@@ -5,6 +5,7 @@
 // These are tests: they may wait by the clock, start processes and print.
 #![allow(clippy::disallowed_methods, clippy::print_stderr, missing_docs)]
 
+pub mod balancer;
 pub mod chaos;
 pub mod client;
 pub mod cloud;
@@ -15,6 +16,7 @@ pub mod keeper;
 pub mod openstack;
 pub mod programs;
 pub mod real;
+pub mod upgrade;
 pub mod wait;
 pub mod wire;
 pub mod world;

@@ -1,14 +1,18 @@
 //! Turns `proto/*.proto` into messages, typed clients, server traits and
 //! dispatchers for the bus, and `proto/grpc/*.proto` into gRPC services.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use prost_build::{Method, Service, ServiceGenerator};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=previous");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
@@ -35,8 +39,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     derive_serde(&mut config);
     config.extern_path(".yakumo.common.v1", "crate::common");
-    config.service_generator(Box::new(BusGenerator));
+    let generator = BusGenerator::default();
+    let exchanged = Rc::clone(&generator.exchanged);
+    config.service_generator(Box::new(generator));
     config.compile_fds(descriptors)?;
+    std::fs::write(out.join("exchanged.rs"), table(&exchanged.borrow())?)?;
     for path in &bus {
         let name = stem(path)?;
         if name != "common" {
@@ -51,6 +58,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let grpc = protos(Path::new("proto/grpc"))?;
     if !grpc.is_empty() {
         let descriptors = protox::compile(&grpc, ["proto/grpc"])?;
+        std::fs::write(
+            out.join("grpc.fds"),
+            prost::Message::encode_to_vec(&descriptors),
+        )?;
         tonic_prost_build::configure().compile_fds(descriptors)?;
         writeln!(
             modules,
@@ -67,7 +78,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(modules, "}}")?;
     }
     std::fs::write(out.join("modules.rs"), modules)?;
+
+    // What the last release spoke, for the tests that hold this one to it.
+    for (folder, file) in [
+        ("previous", "previous.fds"),
+        ("previous/grpc", "previous_grpc.fds"),
+    ] {
+        let descriptors = protox::compile(protos(Path::new(folder))?, [folder])?;
+        let bytes = prost::Message::encode_to_vec(&descriptors);
+        std::fs::write(out.join(file), bytes)?;
+    }
     Ok(())
+}
+
+/// A table of all messages that cross the bus as a whole, by name, for tests.
+fn table(messages: &BTreeMap<String, String>) -> Result<String, std::fmt::Error> {
+    let mut out = String::from(
+        "/// By name.\npub fn exchanged() -> Vec<(&'static str, Kind)> {\n    vec![\n",
+    );
+    for (name, kind) in messages {
+        writeln!(out, "        ({name:?}, Kind::of::<{kind}>()),")?;
+    }
+    out.push_str("    ]\n}\n");
+    Ok(out)
 }
 
 fn protos(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
@@ -121,9 +154,31 @@ fn kind(method: &Method) -> Kind {
     }
 }
 
-struct BusGenerator;
+#[derive(Default)]
+struct BusGenerator {
+    /// Each message that is a request or a reply: its name on the wire, and its
+    /// type as other crates name it.
+    exchanged: Rc<RefCell<BTreeMap<String, String>>>,
+}
 
 impl BusGenerator {
+    fn note_messages(&self, service: &Service) {
+        let module = service.package.split('.').nth(1).unwrap_or_default();
+        for method in &service.methods {
+            for (name, kind) in [
+                (&method.input_proto_type, &method.input_type),
+                (&method.output_proto_type, &method.output_type),
+            ] {
+                let kind = match kind.strip_prefix("crate::") {
+                    Some(path) => format!("yakumo_contracts::{path}"),
+                    None => format!("yakumo_contracts::{module}::{kind}"),
+                };
+                let name = name.trim_start_matches('.').to_owned();
+                self.exchanged.borrow_mut().insert(name, kind);
+            }
+        }
+    }
+
     fn write(service: &Service, out: &mut String) -> Result<(), Box<dyn Error>> {
         let name = &service.name;
         let wire = format!(
@@ -157,7 +212,7 @@ impl BusGenerator {
         )?;
         writeln!(
             out,
-            "    fn method(method: &'static str) -> yakumo_rpc::MethodId {{ yakumo_rpc::MethodId {{ service: Self::SERVICE, method, version: Self::VERSION }} }}"
+            "    fn method(method: &'static str, since: u32) -> yakumo_rpc::MethodId {{ yakumo_rpc::MethodId {{ service: Self::SERVICE, method, version: yakumo_rpc::Version {{ minor: since, ..Self::VERSION }} }} }}"
         )?;
         for method in &service.methods {
             let (fun, proto, input, output) = (
@@ -167,18 +222,19 @@ impl BusGenerator {
                 &method.output_type,
             );
             let doc = docs(&method.comments.leading, "    ");
+            let since = since(method, (major, minor))?;
             match kind(method) {
                 Kind::Call => writeln!(
                     out,
-                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<{output}, yakumo_types::Fault> {{\n        let reply = self.bus.call(ctx, &self.target, Self::method({proto:?}), prost::Message::encode_to_vec(&request), self.deadline).await?;\n        crate::decode_reply(&reply)\n    }}"
+                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<{output}, yakumo_types::Fault> {{\n        let reply = self.bus.call(ctx, &self.target, Self::method({proto:?}, {since}), prost::Message::encode_to_vec(&request), self.deadline).await?;\n        crate::decode_reply(&reply)\n    }}"
                 )?,
                 Kind::Cast => writeln!(
                     out,
-                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.cast(ctx, &self.target, Self::method({proto:?}), prost::Message::encode_to_vec(&request)).await?)\n    }}\n    /// The same cast, unconfirmed and dropped after `ttl`: for heartbeats.\n    pub async fn {fun}_transient(&self, ctx: &yakumo_types::RequestContext, request: {input}, ttl: std::time::Duration) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.cast_transient(ctx, &self.target, Self::method({proto:?}), prost::Message::encode_to_vec(&request), ttl).await?)\n    }}"
+                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.cast(ctx, &self.target, Self::method({proto:?}, {since}), prost::Message::encode_to_vec(&request)).await?)\n    }}\n    /// The same cast, unconfirmed and dropped after `ttl`: for heartbeats.\n    pub async fn {fun}_transient(&self, ctx: &yakumo_types::RequestContext, request: {input}, ttl: std::time::Duration) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.cast_transient(ctx, &self.target, Self::method({proto:?}, {since}), prost::Message::encode_to_vec(&request), ttl).await?)\n    }}"
                 )?,
                 Kind::Fanout => writeln!(
                     out,
-                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.fanout(ctx, &self.target.topic, Self::method({proto:?}), prost::Message::encode_to_vec(&request)).await?)\n    }}"
+                    "{doc}    pub async fn {fun}(&self, ctx: &yakumo_types::RequestContext, request: {input}) -> Result<(), yakumo_types::Fault> {{\n        Ok(self.bus.fanout(ctx, &self.target.topic, Self::method({proto:?}, {since}), prost::Message::encode_to_vec(&request)).await?)\n    }}"
                 )?,
             }
         }
@@ -259,6 +315,7 @@ impl BusGenerator {
 
 impl ServiceGenerator for BusGenerator {
     fn generate(&mut self, service: Service, out: &mut String) {
+        self.note_messages(&service);
         if let Err(error) = Self::write(&service, out) {
             // The compiler then shows the reason where the contract is used.
             let _ = writeln!(
@@ -273,7 +330,10 @@ impl ServiceGenerator for BusGenerator {
 fn docs(lines: &[String], indent: &str) -> String {
     lines
         .iter()
-        .filter(|line| !line.trim_start().starts_with("version:") && line.trim() != CALLERS_HOSTS)
+        .filter(|line| {
+            let text = line.trim();
+            !text.starts_with("version:") && !text.starts_with("since:") && text != CALLERS_HOSTS
+        })
         .map(|line| format!("{indent}///{line}\n"))
         .collect()
 }
@@ -297,6 +357,27 @@ fn open_to_hosts(service: &Service) -> String {
         [] => "false".into(),
         methods => format!("matches!(method, {})", methods.join(" | ")),
     }
+}
+
+/// The minor version that a receiver must have for this method, from a line
+/// `since: MAJOR.MINOR` in its comment; those of the first version have none.
+///
+/// A caller asks for no more than that: in an upgrade it may be newer than who
+/// receives it, who then passes over the fields that it does not know.
+fn since(method: &Method, version: (u32, u32)) -> Result<u32, Box<dyn Error>> {
+    let mut lines = method.comments.leading.iter();
+    let Some(text) = lines.find_map(|line| line.trim().strip_prefix("since:")) else {
+        return Ok(0);
+    };
+    let (major, minor) = text
+        .trim()
+        .split_once('.')
+        .ok_or("a version is MAJOR.MINOR")?;
+    let since: (u32, u32) = (major.parse()?, minor.parse()?);
+    if since.0 != version.0 || since.1 > version.1 {
+        return Err(format!("{} is since {text}, which is not there yet", method.name).into());
+    }
+    Ok(since.1)
 }
 
 /// Reads `version: MAJOR.MINOR` from the comment above the service.

@@ -15,6 +15,7 @@ mod simulate;
 mod test;
 mod tidy;
 mod ui;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -79,6 +80,10 @@ enum Command {
         #[arg(long, requires = "scenario", conflicts_with_all = ["seeds", "from"])]
         seed: Option<u64>,
     },
+    /// Upgrade a cloud from the last release while people use it, and count.
+    UpgradeTest(upgrade::Options),
+    /// Record what this release speaks and stores; the next one is held to it.
+    RecordRelease,
     /// Check the house rules.
     Tidy,
     /// House rules, format and lints.
@@ -199,6 +204,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             from,
             seed,
         } => simulate::run(&paths, scenario.as_deref(), seeds, from, seed),
+        Command::UpgradeTest(options) => upgrade::test(&paths, &options),
+        Command::RecordRelease => upgrade::record(&paths),
         Command::Tidy => tidy::check(&paths),
         Command::CiLint => test::lint(&paths),
         Command::Host(HostCommand::Up(arguments)) => {

@@ -3,6 +3,7 @@
 // A test that cannot go on may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_days;
 mod callers;
 mod chaos;
 mod deaths;
@@ -12,6 +13,7 @@ mod network_refusals;
 mod openstack_cli;
 mod real_guests;
 mod restore;
+mod schemas;
 mod servers;
 mod simulated;
 mod smoke;

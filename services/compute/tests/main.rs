@@ -7,6 +7,7 @@
 mod agent;
 mod decision;
 mod drivers;
+mod full;
 #[cfg(feature = "libvirt")]
 mod libvirt;
 mod store;

@@ -2,8 +2,14 @@
 
 use std::path::Path;
 
-use yakumo_compute::store::{Durability, Record, Store};
+use yakumo_compute::claims::Amount;
+use yakumo_compute::decision::{Disk, GaveUp, Memory, Run, Step};
+use yakumo_compute::store::{Claim, Durability, FenceMark, Record, Store};
+use yakumo_contracts::compute_host::Power;
+use yakumo_testing::recorded::is_still_read;
 use yakumo_types::{ServerId, Timestamp};
+
+use crate::support::desired;
 
 fn server(number: u128) -> ServerId {
     ServerId::from_uuid(uuid::Uuid::from_u128(number))
@@ -99,4 +105,48 @@ async fn the_hosts_id_is_made_once() {
     let first = store.host_id(&env).unwrap();
     let (store, ..) = open(folder.path());
     assert_eq!(store.host_id(&env).unwrap(), first);
+}
+
+/// A host that was upgraded finds its servers as the last release left them.
+#[tokio::test]
+async fn the_previous_releases_records_are_taken_up() {
+    let previous = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/previous/record.json");
+    let mut sample = record(1, 7);
+    sample.claim = Some(Claim {
+        generation: 7,
+        amount: Amount {
+            vcpus: 1,
+            memory_mib: 2,
+            disk_gib: 3,
+        },
+        project_id: "project".into(),
+    });
+    sample.desired = Some(desired(server(1), 7, Power::Running));
+    sample.memory = Memory {
+        disk: Disk::Built,
+        run: Run::Started,
+        reboots_done: 2,
+        gave_up: Some(GaveUp {
+            generation: 7,
+            step: Step::Build,
+            fault: "no".into(),
+        }),
+    };
+    sample.fences.push(FenceMark {
+        workflow_id: "workflow".into(),
+        epoch: 5,
+    });
+    is_still_read(&previous, &sample).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path());
+    let name = format!("servers/{}.json", server(1));
+    std::fs::copy(&previous, folder.path().join(name)).unwrap();
+    let (_, records, quarantined) = open(folder.path());
+    assert_eq!(quarantined, 0);
+    let [found] = records.as_slice() else {
+        panic!("{records:?}");
+    };
+    assert_eq!((found.floor, found.memory.disk), (7, Disk::Built));
+    assert!(found.desired.is_some() && found.claim.is_some());
 }

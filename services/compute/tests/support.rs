@@ -19,7 +19,7 @@ use yakumo_contracts::compute_host::{
     VolumeConnection,
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Server, Target, Topic};
-use yakumo_service::{Process, system_env};
+use yakumo_service::{HealthReport, Process, system_env};
 use yakumo_types::{ContextSeal, Fault, FaultCode, RequestContext, RequestId, ServerId, VolumeId};
 
 /// In process, contexts need no seal.
@@ -235,6 +235,11 @@ impl World {
     pub async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
+    }
+
+    /// What the running agent says of itself.
+    pub fn health(&self) -> HealthReport {
+        self.running.as_ref().unwrap().0.health.report()
     }
 
     pub fn client(&self) -> ComputeHostClient {

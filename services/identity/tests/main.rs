@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod catalog;
+mod clock;
 mod credentials;
 mod databases;
 mod grants;

@@ -10,6 +10,7 @@ use yakumo_db::{Db, DbConfig};
 use yakumo_identity::{BootstrapConfig, Config, EndpointConfig, PasswordConfig, start};
 use yakumo_rpc::Bus;
 use yakumo_service::{Process, Secret, system_env};
+use yakumo_types::Env;
 
 /// A running service; ends when dropped.
 pub struct World {
@@ -76,7 +77,10 @@ pub async fn world_with(config: Config) -> World {
 }
 
 pub async fn world_on(db: Db, folder: tempfile::TempDir, config: Config) -> World {
-    let env = system_env();
+    world_by(system_env(), db, folder, config).await
+}
+
+pub async fn world_by(env: Env, db: Db, folder: tempfile::TempDir, config: Config) -> World {
     let process = Process::new("identity", env.clone());
     let seal = Arc::new(JwsContextSeal::ephemeral(env.clone()).unwrap());
     let bus = Bus::in_process(env, seal);

@@ -138,6 +138,11 @@ impl World {
 
     /// The storage host says that it is there.
     pub async fn hear_host(&self) {
+        self.hear_host_at(self.app.env.now()).await;
+    }
+
+    /// It was heard then.
+    pub async fn hear_host_at(&self, heard_at: Timestamp) {
         let row = storage_host::Model {
             host: HOST.into(),
             host_id: Uuid::from_u128(1).to_string(),
@@ -145,7 +150,7 @@ impl World {
             free_gib: 100,
             total_gib: 100,
             reachable_everywhere: true,
-            heard_at: self.app.env.now().as_micros(),
+            heard_at: heard_at.as_micros(),
         };
         self.write(row).await;
     }

@@ -8,6 +8,10 @@
 //! Hosts may use only what says so: a comment line `callers: hosts` above a
 //! method, or above the service for all of its methods. Everything else
 //! refuses them (403) before a handler sees the message.
+//!
+//! A caller asks for the version in which its method came to be: a comment line
+//! `since: MAJOR.MINOR` above a method that was added later. So a newer caller
+//! is understood by an older receiver, but for what that does not have.
 
 // The generator writes whole paths and no blank lines between items.
 #![allow(clippy::all)]

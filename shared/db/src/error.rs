@@ -7,7 +7,7 @@ use std::sync::{OnceLock, RwLock};
 use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr};
 use tracing::error;
-use yakumo_types::Fault;
+use yakumo_types::{Ailment, Fault};
 
 /// The name that a violated primary key goes by on every database.
 pub(crate) const PRIMARY: &str = "PRIMARY";
@@ -42,6 +42,10 @@ pub enum DbError {
     /// being committed may or may not have been.
     #[error("the database is not available")]
     Unavailable,
+    /// The database answers and takes no changes: a standby, or one that an
+    /// operator or a full disk has made read-only. Nothing was changed.
+    #[error("the database takes no changes: it is read-only")]
+    ReadOnly,
     /// The transaction refuses: rolls back and says so to the client.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -65,6 +69,12 @@ impl DbError {
     }
 }
 
+impl Ailment for DbError {
+    fn is_partial(&self) -> bool {
+        matches!(self, Self::ReadOnly)
+    }
+}
+
 impl From<serde_json::Error> for DbError {
     fn from(error: serde_json::Error) -> Self {
         Self::other(format!("stored JSON: {error}"))
@@ -85,6 +95,9 @@ impl From<DbError> for Fault {
             DbError::Stale => Self::conflict("It was changed by another request. Try again."),
             DbError::Contended | DbError::Unavailable => {
                 Self::unavailable("The database is not available. Try again.")
+            }
+            DbError::ReadOnly => {
+                Self::unavailable("The database takes no changes at present. Try again later.")
             }
             DbError::Configuration(reason) | DbError::Other(reason) => {
                 error!(reason, "database error");
@@ -171,10 +184,13 @@ fn from_postgres(cause: &sqlx::postgres::PgDatabaseError) -> DbError {
         "22021" | "22P05" => bad_text(),
         code => {
             let class = code.get(..2).unwrap_or_default();
+            if code == "25006" {
+                tracing::warn!(code, message = cause.message(), "PostgreSQL is read-only");
+                return DbError::ReadOnly;
+            }
             // Connection, resources, operator intervention (shutting down,
-            // cancelled by a timeout), system errors; and a server that was
-            // turned into a read-only standby.
-            if matches!(class, "08" | "53" | "57" | "58") || code == "25006" {
+            // cancelled by a timeout), system errors.
+            if matches!(class, "08" | "53" | "57" | "58") {
                 tracing::warn!(code, message = cause.message(), "PostgreSQL is away");
                 DbError::Unavailable
             } else {
@@ -197,8 +213,33 @@ fn from_mysql(cause: &sqlx::mysql::MySqlDatabaseError) -> DbError {
         1205 | 1213 | 3572 | 1020 => DbError::Contended,
         1406 => too_long(),
         1366 => bad_text(),
-        // Too many connections, shutting down, killed, read only, timeouts.
-        1040 | 1053 | 1927 | 1290 | 1836 | 3024 | 1969 | 1317 | 1158..=1161 | 1203 | 1129 => {
+        // `--read-only` (1290 is said of other options, too), read-only mode, a
+        // transaction that was begun as read-only.
+        1290 | 1792 | 1836 => {
+            tracing::warn!(number = cause.number(), message, "MySQL is read-only");
+            DbError::ReadOnly
+        }
+        // Too many connections, out of memory, shutting down, killed, timeouts;
+        // a file cannot be written, the disk or a table is full, a commit
+        // failed; a member of a cluster that has lost the others.
+        3
+        | 1021
+        | 1026
+        | 1037
+        | 1038
+        | 1040
+        | 1041
+        | 1047
+        | 1053
+        | 1114
+        | 1129
+        | 1158..=1161
+        | 1180
+        | 1203
+        | 1317
+        | 1927
+        | 1969
+        | 3024 => {
             tracing::warn!(number = cause.number(), message, "MySQL is away");
             DbError::Unavailable
         }
@@ -224,6 +265,10 @@ fn from_sqlite(cause: &dyn sqlx::error::DatabaseError) -> DbError {
         _ => match code & 0xff {
             // Busy, locked.
             5 | 6 => DbError::Contended,
+            8 => {
+                error!(code, message, "SQLite cannot change its file");
+                DbError::ReadOnly
+            }
             // Out of memory, interrupted, I/O, corrupt, full, cannot open, not a database.
             7 | 9 | 10 | 11 | 13 | 14 | 26 => {
                 error!(code, message, "SQLite cannot use its file");

@@ -247,6 +247,16 @@ async fn compare_bytes_mysql(pool: &DatabaseConnection, collation: &str) -> Resu
     Ok(())
 }
 
+/// A change that changes nothing, in a table that every schema has; a database
+/// that takes none says so. Before the first migration there is nothing to ask.
+pub(crate) async fn touch(pool: &DatabaseConnection) -> Result<(), DbError> {
+    let change = "UPDATE seaql_migrations SET applied_at = applied_at WHERE version = ''";
+    match pool.execute_unprepared(change).await.map_err(DbError::from) {
+        Ok(_) | Err(DbError::Other(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 pub(crate) async fn states<M: MigratorTrait>(
     pool: &DatabaseConnection,
 ) -> Result<Vec<MigrationState>, DbError> {

@@ -214,6 +214,12 @@ impl Db {
             Ok(value) => match txn.commit().await.map_err(DbError::from) {
                 Ok(()) => Ok(value),
                 Err(DbError::Contended) => Err((DbError::Contended, Again::LostRace)),
+                Err(DbError::Other(reason)) => {
+                    // Every statement was fine, and still the server does not
+                    // keep them: that is its trouble and not the client's.
+                    error!(reason, "the database refuses to commit");
+                    Err((DbError::Unavailable, Again::No))
+                }
                 Err(error) => Err((error, Again::No)),
             },
             Err(error) => {
@@ -267,18 +273,22 @@ impl Db {
         states
     }
 
-    /// Whether the database answers; on SQLite, whether it can be written to,
-    /// too.
+    /// Whether the database answers, and takes changes.
+    ///
+    /// # Errors
+    /// [`DbError::ReadOnly`] if it answers and takes none.
     pub async fn ping(&self) -> Result<(), DbError> {
         let bound = self.inner.transaction_timeout;
-        tokio::time::timeout(bound, self.inner.readers.ping())
+        let asked = async {
+            self.inner.readers.ping().await?;
+            match &self.inner.writer {
+                Some(writer) => writer.write(|_| Box::pin(async { Ok(()) })).await,
+                None => crate::migrate::touch(&self.inner.readers).await,
+            }
+        };
+        tokio::time::timeout(bound, asked)
             .await
             .map_err(|_| DbError::Unavailable)?
-            .map_err(DbError::from)?;
-        match &self.inner.writer {
-            Some(writer) => writer.write(|_| Box::pin(async { Ok(()) })).await,
-            None => Ok(()),
-        }
     }
 
     /// Asks the database again and again whether it answers, for whoever keeps

@@ -95,6 +95,7 @@ pub fn status_of(fault: &Fault, surface: Surface) -> StatusCode {
         FaultCode::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         FaultCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         FaultCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        FaultCode::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
 

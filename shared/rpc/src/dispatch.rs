@@ -24,6 +24,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// How long a call's handler may go on after nobody waits for it any more.
 const CALL_GRACE: Duration = Duration::from_secs(10);
 
+/// No caller waits for longer.
+const LONGEST_CALL: Duration = Duration::from_secs(600);
+
 /// The one method that every server answers by itself.
 pub(crate) const BUS_SERVICE: &str = "yakumo.Bus";
 pub(crate) const ECHO: &str = "Echo";
@@ -136,7 +139,8 @@ impl Dispatcher {
             Kind::Call => incoming
                 .deadline
                 .map_or(self.options.cast_bound, |deadline| {
-                    deadline.since(self.env.now()) + CALL_GRACE
+                    // By two clocks, of which ours may have been put back.
+                    deadline.since(self.env.now()).min(LONGEST_CALL) + CALL_GRACE
                 }),
             Kind::Cast | Kind::Fanout => self.options.cast_bound,
         };

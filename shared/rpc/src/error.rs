@@ -50,8 +50,8 @@ impl From<RpcError> for Fault {
             RpcError::Full(topic) => {
                 Self::unavailable(format!("Too many messages are waiting for {topic}."))
             }
-            RpcError::BadVersion(_) => Self::internal(
-                "Two services of this cloud are of releases that do not understand each other.",
+            RpcError::BadVersion(_) => Self::unavailable(
+                "A service of this cloud is of an older release, and is about to be replaced.",
             ),
             RpcError::Malformed(_) | RpcError::Refused(_) => {
                 Self::internal("A message between services could not be exchanged.")

@@ -1,10 +1,10 @@
 //! Asking again and again whether something outside the process answers.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
 use tracing::{info, warn};
+use yakumo_types::Ailment;
 
 use crate::process::Process;
 
@@ -19,14 +19,15 @@ const BOUND: Duration = Duration::from_secs(5);
 ///
 /// One question without an answer makes it degraded (a pool may have been busy
 /// for a moment), a second one in a row makes it down; one answer makes it up.
-/// So it is down at the latest 16 seconds after it went away.
+/// So it is down at the latest 16 seconds after it went away. What is wrong with
+/// only a part of it leaves it degraded for as long as that is so.
 pub fn probe<F, E>(
     process: &Process,
     component: &str,
     mut probe: impl FnMut() -> F + Send + 'static,
 ) where
     F: Future<Output = Result<(), E>> + Send,
-    E: Display + Send,
+    E: Ailment + Send,
 {
     let health = process.health.component(component);
     let (clock, shutdown) = (process.env.clock.clone(), process.shutdown.clone());
@@ -36,24 +37,27 @@ pub fn probe<F, E>(
         loop {
             let problem = match tokio::time::timeout(BOUND, probe()).await {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("no answer in time".to_owned()),
+                Ok(Err(error)) => Some((error.to_string(), error.is_partial())),
+                Err(_) => Some(("no answer in time".to_owned(), false)),
             };
             match problem {
                 None if failures == 0 => {}
                 None => {
-                    info!(component, failures, "it answers again");
+                    info!(component, failures, "it answers again as it should");
                     failures = 0;
                     health.up();
                 }
-                Some(problem) => {
+                Some((problem, is_partial)) => {
                     failures = failures.saturating_add(1);
-                    if failures == 1 {
+                    if failures == 2 {
+                        warn!(
+                            component,
+                            problem, "it does not answer, or not as it should"
+                        );
+                    }
+                    if failures == 1 || is_partial {
                         health.degraded(problem);
                     } else {
-                        if failures == 2 {
-                            warn!(component, problem, "it does not answer");
-                        }
                         health.down(problem);
                     }
                 }

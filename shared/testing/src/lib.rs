@@ -1,4 +1,8 @@
-//! What the tests of every room need: brokers and databases of their own.
+//! What the tests of every room need: brokers, databases, disks and clocks of
+//! their own.
 
+pub mod clock;
 pub mod databases;
+pub mod disks;
 pub mod rabbitmq;
+pub mod recorded;

@@ -2,7 +2,8 @@
 //! client may read. Each API renders it in its own shape at the edge; causes
 //! that only an operator should see are logged where they happen.
 
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What kind of thing went wrong. The HTTP status in parentheses is the usual
 /// one; an API may choose another (over quota is 403, 409 or 413).
@@ -53,6 +54,8 @@ pub enum FaultCode {
     Stale,
     /// No host can take the server (409).
     NoValidHost,
+    /// There is no room left to store it (507; RFC 4918, 11.5).
+    InsufficientStorage,
 }
 
 impl FaultCode {
@@ -69,7 +72,8 @@ impl FaultCode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// What kind.
+    /// What kind; one that only a later release knows is read as internal.
+    #[serde(deserialize_with = "known_code")]
     pub code: FaultCode,
     /// A sentence for a person, without internals.
     pub message: String,
@@ -79,6 +83,12 @@ pub struct Fault {
     /// Seconds after which trying again makes sense.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
+}
+
+fn known_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FaultCode, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let known = FaultCode::deserialize(name.as_str().into_deserializer());
+    Ok(known.unwrap_or_else(|_: serde::de::value::Error| FaultCode::Internal))
 }
 
 macro_rules! constructors {
@@ -159,5 +169,20 @@ impl Fault {
     /// The name given by [`Fault::with_type`].
     pub fn type_name(&self) -> Option<&str> {
         self.details.as_ref()?.get("type")?.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_later_release_is_still_a_fault() {
+        let known = Fault::conflict("No.").with_type("NetworkInUse");
+        let text = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), known);
+        let later = r#"{"code": "out_of_patience", "message": "Enough.", "since": 7}"#;
+        let read: Fault = serde_json::from_str(later).unwrap();
+        assert_eq!(read, Fault::internal("Enough."));
     }
 }

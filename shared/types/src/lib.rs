@@ -4,6 +4,7 @@
 //!
 //! This crate does no I/O and knows no other crate of the workspace.
 
+mod ailment;
 mod context;
 mod env;
 mod fault;
@@ -13,6 +14,7 @@ mod names;
 pub mod server_state;
 mod time;
 
+pub use ailment::Ailment;
 pub use context::{ContextSeal, RequestContext, Role};
 pub use env::{Clock, Env, Rng};
 pub use fault::{Fault, FaultCode};

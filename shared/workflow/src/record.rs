@@ -309,7 +309,9 @@ impl Run<'_> {
                 Ok(Next::Leave)
             }
             Err(error) if is_overtaken(&error) => Err(error),
-            Err(error @ (DbError::Unavailable | DbError::Contended)) => Err(error),
+            Err(error @ (DbError::Unavailable | DbError::ReadOnly | DbError::Contended)) => {
+                Err(error)
+            }
             Err(error) => {
                 warn!(workflow = %self.cx.workflow_id, kind = self.kind, %error, "a workflow's end was refused");
                 // The last step need not run again because of that.

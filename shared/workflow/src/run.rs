@@ -162,7 +162,10 @@ impl<'i> Run<'i> {
                     failures += 1;
                     warn!(workflow = %self.cx.workflow_id, %error, "cannot record a workflow's step");
                     let pause = self.backoff(failures);
-                    let away = matches!(error, DbError::Unavailable | DbError::Contended);
+                    let away = matches!(
+                        error,
+                        DbError::Unavailable | DbError::ReadOnly | DbError::Contended
+                    );
                     let attempt = self.attempt.saturating_add(1);
                     let note = "the database to take a record".to_owned();
                     // A record that the database refuses counts as a failed

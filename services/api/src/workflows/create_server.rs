@@ -718,3 +718,6 @@ async fn wait_active(cx: &StepCx, id: ServerId) -> Result<Outcome, StepError> {
     ));
     Ok(Outcome::park(LOOK_AGAIN))
 }
+
+#[cfg(test)]
+mod previous_release;

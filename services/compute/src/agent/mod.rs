@@ -74,6 +74,38 @@ pub(crate) struct Host {
     proves_hearing: bool,
     hypervisor_answers: AtomicBool,
     health: HealthHandle,
+    /// Whether the disk takes records.
+    pub(crate) records: RecordsHealth,
+}
+
+/// What is said of the disk that the records are on.
+pub(crate) struct RecordsHealth {
+    fails: AtomicBool,
+    health: HealthHandle,
+}
+
+impl RecordsHealth {
+    /// A record could not be written.
+    pub(crate) fn failed(&self, why: &str) {
+        self.fails.store(true, Ordering::Release);
+        self.health.degraded(format!(
+            "the disk does not take the servers' records: {why}"
+        ));
+    }
+
+    /// Tries the disk, if a record could not be written, until it takes one.
+    async fn look(&self, store: &Store) {
+        if !self.fails.load(Ordering::Acquire) {
+            return;
+        }
+        match store.probe().await {
+            Ok(()) => {
+                self.fails.store(false, Ordering::Release);
+                self.health.up();
+            }
+            Err(cause) => self.failed(&cause.reason()),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -149,6 +181,10 @@ impl Agent {
             .iter()
             .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
             .collect();
+        let records = RecordsHealth {
+            fails: AtomicBool::new(false),
+            health: process.health.component(&format!("records {name}")),
+        };
         let host = Arc::new(Host {
             ledger: Ledger::new(Amount::default(), config.ratios()),
             builds: Arc::new(Semaphore::new(config.concurrent_builds)),
@@ -168,6 +204,7 @@ impl Agent {
             unseen: Mutex::default(),
             proves_hearing,
             health,
+            records,
         });
         let agent = Self { host };
         agent.take_up(loaded.records).await;
@@ -544,6 +581,7 @@ impl Host {
             tokio::select! {
                 () = self.process.shutdown.cancelled() => return,
                 () = self.env.clock.sleep(due) => {
+                    self.records.look(&self.store).await;
                     self.measure().await;
                     if self.hypervisor_answers.load(Ordering::Acquire) {
                         self.compare().await;

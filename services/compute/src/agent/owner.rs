@@ -499,6 +499,7 @@ impl Owner {
         record.changed_at = self.host.env.now();
         if let Err(cause) = self.host.store.save(&record).await {
             error!(server = %self.server(), error = ?cause, "the record could not be written");
+            self.host.records.failed(&cause.reason());
             return Err(Fault::unavailable(
                 "The host could not write the server's record to its disk.",
             ));

@@ -56,6 +56,16 @@ pub enum StoreError {
     Ending,
 }
 
+impl StoreError {
+    /// Why, for the operator.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { what, path, source }
@@ -179,6 +189,21 @@ impl Store {
         tokio::task::spawn_blocking(move || replace(&path, &bytes, durability))
             .await
             .map_err(|_| StoreError::Ending)?
+    }
+
+    /// Whether the disk takes a record of a server that it does not know yet.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let path = self.root.join("probe");
+        let durability = self.durability;
+        tokio::task::spawn_blocking(move || {
+            let written = replace(&path, &[0; 16 * 1024], durability);
+            for file in [path.with_extension("new"), path] {
+                remove(&file)?;
+            }
+            written
+        })
+        .await
+        .map_err(|_| StoreError::Ending)?
     }
 
     /// Removes a record; fine when there is none.

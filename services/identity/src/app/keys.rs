@@ -39,6 +39,12 @@ impl KeyRing {
         keys.iter()
             .filter(|key| key.active_from <= now && key.expires_at > now)
             .max_by_key(|key| key.active_from)
+            // None has begun: the clock was put back since the first was made.
+            .or_else(|| {
+                keys.iter()
+                    .filter(|key| key.expires_at > now)
+                    .min_by_key(|key| key.active_from)
+            })
             .map(|key| key.key.clone())
             .ok_or_else(|| Fault::unavailable("There is no key to sign tokens with yet."))
     }
@@ -176,6 +182,29 @@ mod tests {
         ring.rotate(&db, &env, &config).await.unwrap();
         assert!(!ids(keys::list(db.read()).await.unwrap()).contains(&first.id().to_owned()));
         ring.signing(env.now()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_put_back_takes_nobody_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::connect(&DbConfig::sqlite(&folder.path().join("keys.db")))
+            .await
+            .unwrap();
+        db.migrate::<Migrator>().await.unwrap();
+        let begin = 1_000_000_000;
+        let clock = Arc::new(HandClock(AtomicI64::new(begin)));
+        let env = Env {
+            clock: clock.clone(),
+            ..system_env()
+        };
+        let config = Config::default();
+        let ring = KeyRing::default();
+        ring.rotate(&db, &env, &config).await.unwrap();
+        let first = ring.signing(env.now()).unwrap();
+        clock.0.store(begin - 7 * 24 * 3600, Ordering::SeqCst);
+        ring.rotate(&db, &env, &config).await.unwrap();
+        assert_eq!(ring.signing(env.now()).unwrap().id(), first.id());
+        assert_eq!(keys::list(db.read()).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

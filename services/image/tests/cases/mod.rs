@@ -3,6 +3,7 @@ mod bad_input;
 mod crash;
 mod data;
 mod databases;
+mod full;
 mod images;
 mod listing;
 mod members;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use dashmap::DashSet;
 use yakumo_db::Db;
 use yakumo_service::{Nudge, Process};
-use yakumo_types::{Fault, ProjectId, RequestContext, Role, Timestamp};
+use yakumo_types::{Fault, FaultCode, ProjectId, RequestContext, Role, Timestamp};
 
 use crate::config::Config;
 use crate::drivers::{Backend, BlobId};
@@ -162,7 +162,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 pub(crate) fn storage_fault(error: &std::io::Error) -> Fault {
     tracing::error!(%error, "the object store's disk failed");
     if error.kind() == std::io::ErrorKind::StorageFull {
-        return Fault::over_quota("There is no space left for objects.");
+        return Fault::new(
+            FaultCode::InsufficientStorage,
+            "There is no space left for objects.",
+        );
     }
     Fault::unavailable("The object store is not available.")
 }

@@ -5,4 +5,5 @@ mod containers;
 mod copies;
 mod crash;
 mod databases;
+mod full;
 mod objects;

@@ -22,7 +22,7 @@ use yakumo_rpc::Incoming;
 use yakumo_service::Reconciler;
 use yakumo_types::{AttachmentId, Env, Fault, RequestContext, VolumeId};
 
-use crate::drivers::{Export, VolumeDriver};
+use crate::drivers::{Export, VolumeDriver, is_no_room};
 pub use records::Records;
 use records::{admit, admit_last};
 
@@ -61,6 +61,14 @@ fn attachment_id(text: &str) -> Result<AttachmentId, Fault> {
         .map_err(|error| Fault::invalid(format!("{error}.")))
 }
 
+/// Waiting for room would keep the volume's owner waiting, too.
+fn not_here(fault: Fault) -> Fault {
+    if is_no_room(&fault) {
+        return Fault::no_valid_host(fault.message);
+    }
+    fault
+}
+
 fn not_kept(volume: VolumeId) -> Fault {
     Fault::not_found(format!("This host does not keep volume {volume}."))
 }
@@ -75,9 +83,12 @@ impl VolumeHostServer for Agent {
         admit(&mut record.epoch, request.fence.as_ref())?;
         record.removed_at = 0;
         record.size_gib = request.size_gib;
-        self.records.save(id, &record).await?;
+        self.records.save(id, &record).await.map_err(not_here)?;
         *slot = Some(record);
-        self.driver.create(id, request.size_gib).await?;
+        self.driver
+            .create(id, request.size_gib)
+            .await
+            .map_err(not_here)?;
         Ok(Empty {})
     }
 
@@ -92,9 +103,14 @@ impl VolumeHostServer for Agent {
             return Err(Fault::conflict("The volume is exported."));
         }
         if slot.is_some() {
-            // Should this stop half way, it is still known who came last.
-            self.records.save(id, &record).await?;
-            *slot = Some(record.clone());
+            // Should this stop half way, it is still known who came last. A full
+            // disk must not keep what is on it from being removed, though: the
+            // removal makes the room for its own record.
+            match self.records.save(id, &record).await {
+                Ok(()) => *slot = Some(record.clone()),
+                Err(fault) if is_no_room(&fault) => {}
+                Err(fault) => return Err(fault),
+            }
         }
         self.driver.delete(id).await?;
         record.removed_at = self.env.now().as_micros();

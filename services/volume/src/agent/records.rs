@@ -6,6 +6,7 @@
 //! and must find out that it comes too late.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use yakumo_contracts::common::Fence;
 use yakumo_types::{Fault, Timestamp, VolumeId};
 
-use crate::drivers::Export;
+use crate::drivers::{Export, no_room};
 
 /// What is known of one volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +130,10 @@ impl Records {
         });
         stored.await.map_err(|error| {
             tracing::error!(%error, file = %path.display(), "could not store a volume's record");
-            Fault::unavailable("The storage host could not store the volume's record.")
+            match error.kind() {
+                ErrorKind::StorageFull => no_room(),
+                _ => Fault::unavailable("The storage host could not store the volume's record."),
+            }
         })
     }
 
@@ -321,5 +325,22 @@ mod tests {
         std::fs::write(kept.join(format!("{id}.json")), bytes).unwrap();
         let records = Records::load(&kept, &removed).await.unwrap();
         assert_eq!(*records.lock(id).await, Some(tombstone));
+    }
+
+    /// A host that was upgraded finds the records of the last release.
+    #[test]
+    fn the_previous_releases_records_are_read() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/previous/record.json");
+        let sample = Record {
+            size_gib: 1,
+            export: Some(Export {
+                attachment_id: yakumo_types::AttachmentId::from_uuid(uuid::Uuid::from_u128(1)),
+                secret: "secret".into(),
+            }),
+            epoch: 2,
+            export_epoch: 3,
+            removed_at: 4,
+        };
+        yakumo_testing::recorded::is_still_read(&file, &sample).unwrap();
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use yakumo_host::{Cmd, CommandRunner};
 use yakumo_types::{AttachmentId, Env, Fault, VolumeId};
 
-use super::{Export, Space, VolumeDriver};
+use super::{Export, Space, VolumeDriver, no_room};
 
 const GIB: u64 = 1 << 30;
 /// How long a daemon may take to write its buffers and go.
@@ -75,7 +75,7 @@ impl FileDriver {
         };
         tracing::error!(program, %error, complaint = error.complaint(), "storage command failed");
         if error.complaint().contains("No space left") {
-            return Err(Fault::unavailable("The storage host has no room left."));
+            return Err(no_room());
         }
         Err(Fault::unavailable(
             "The storage host could not do this; its log says why.",
@@ -108,7 +108,7 @@ impl VolumeDriver for FileDriver {
         }
         let space = self.space().await?;
         if space.free_gib == 0 {
-            return Err(Fault::unavailable("The storage host has no room left."));
+            return Err(no_room());
         }
         // A file that was half made before a crash never gets the final name.
         let partial = file.with_extension("partial");
@@ -231,6 +231,9 @@ impl VolumeDriver for FileDriver {
 
 fn io_fault(what: &str, error: &std::io::Error) -> Fault {
     tracing::error!(%error, "could not {what} a volume's file");
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return no_room();
+    }
     Fault::unavailable(format!("The storage host could not {what} the volume."))
 }
 

@@ -31,10 +31,23 @@ pub struct Space {
     pub total_gib: u64,
 }
 
+/// The type of a fault that a full disk has caused.
+const NO_ROOM: &str = "NoRoom";
+
+/// A full disk: what was asked for may be asked again once there is room.
+pub(crate) fn no_room() -> Fault {
+    Fault::unavailable("The storage host has no room left.").with_type(NO_ROOM)
+}
+
+/// Whether a full disk is what went wrong.
+pub(crate) fn is_no_room(fault: &Fault) -> bool {
+    fault.type_name() == Some(NO_ROOM)
+}
+
 /// What a storage host can do with volumes.
 #[async_trait::async_trait]
 pub trait VolumeDriver: Send + Sync + 'static {
-    /// Makes an empty volume of `size_gib`; `Unavailable` when there is no room.
+    /// Makes an empty volume of `size_gib`; [`no_room`] when there is none.
     async fn create(&self, volume: VolumeId, size_gib: u64) -> Result<(), Fault>;
 
     /// Removes the volume's bytes; fine when there are none.

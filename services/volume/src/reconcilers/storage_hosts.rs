@@ -26,13 +26,12 @@ use yakumo_types::{Fault, VolumeId};
 
 use crate::app::App;
 use crate::store;
+use crate::workflows::was_heard_lately;
 
 /// Hosts that are asked at the same time.
 const AT_A_TIME: usize = 16;
 /// Volumes in one page of a host's list.
 const PORTION: u32 = 200;
-/// A storage host that was silent for longer is not asked.
-const FRESH: Duration = Duration::from_secs(60);
 /// How long a deleted volume's file, or an export without an attachment, stays.
 const LEFT_AGE: Duration = Duration::from_secs(3600);
 /// How long a file stays that no row has ever known.
@@ -298,9 +297,11 @@ impl Reconciler for StorageHosts {
     }
 
     async fn reconcile(&self) -> anyhow::Result<()> {
-        let before = self.app.env.now().minus(FRESH).as_micros();
+        let now = self.app.env.now();
         let hosts = store::storage_hosts::list(self.app.db.read()).await?;
-        let up = hosts.into_iter().filter(|host| host.heard_at >= before);
+        let up = hosts
+            .into_iter()
+            .filter(|host| was_heard_lately(host.heard_at, now));
         futures::stream::iter(up)
             .for_each_concurrent(AT_A_TIME, |host| async move {
                 if let Err(fault) = self.compare(&host.host).await {

@@ -9,7 +9,7 @@ use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, VolumeId};
 use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 
-use super::{CREATE_VOLUME, FRESH, fence, subject};
+use super::{CREATE_VOLUME, fence, subject, was_heard_lately};
 use crate::app::{App, is_away};
 use crate::store::{self, Walls};
 
@@ -41,7 +41,7 @@ impl CreateVolume {
         let known = hosts.len();
         let fresh: Vec<_> = hosts
             .into_iter()
-            .filter(|host| host.heard_at >= now.minus(FRESH).as_micros())
+            .filter(|host| was_heard_lately(host.heard_at, now))
             .collect();
         let heard = fresh.len();
         let young = row.created_at >= now.minus(SILENCE).as_micros();

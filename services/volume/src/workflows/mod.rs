@@ -9,7 +9,7 @@ pub use delete_volume::DeleteVolume;
 use std::time::Duration;
 
 use serde_json::Value;
-use yakumo_types::{Fault, VolumeId};
+use yakumo_types::{Fault, Timestamp, VolumeId};
 use yakumo_workflow::{StepCx, StepError};
 
 use crate::app::App;
@@ -25,9 +25,17 @@ const FRESH: Duration = Duration::from_secs(60);
 
 /// Whether nobody has heard of the storage host lately.
 async fn is_down(app: &App, host: &str) -> Result<bool, StepError> {
-    let before = app.env.now().minus(FRESH).as_micros();
+    let now = app.env.now();
     let row = store::storage_hosts::find(app.db.read(), host).await?;
-    Ok(row.is_none_or(|row| row.heard_at < before))
+    Ok(row.is_none_or(|row| !was_heard_lately(row.heard_at, now)))
+}
+
+/// Whether a storage host that was heard at this time (microseconds) is up. What
+/// was heard in the far future was heard before the clock was put back, and
+/// nothing since.
+pub(crate) fn was_heard_lately(heard_at: i64, now: Timestamp) -> bool {
+    let (from, to) = (now.minus(FRESH), now.plus(FRESH));
+    (from.as_micros()..=to.as_micros()).contains(&heard_at)
 }
 
 fn subject(cx: &StepCx) -> Result<VolumeId, StepError> {

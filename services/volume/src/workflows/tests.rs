@@ -212,3 +212,42 @@ async fn a_volume_waits_for_the_first_storage_host_to_be_heard_and_not_for_ever(
     assert!(fault.message.contains("1 known, 0 heard"), "{fault}");
     assert_eq!(world.status(id).await, "error");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
+    let world = World::without_host(Backend::Sqlite).await;
+    world.serve_host().await;
+    let hour = Duration::from_secs(3600);
+    world.hear_host_at(world.app.env.now().plus(hour)).await;
+    let id = world.insert("creating").await;
+    world.forward(Duration::from_secs(31));
+    let view = world.run(CREATE_VOLUME, id, Duration::from_secs(60)).await;
+    let Some(End::Failed(fault)) = view.end() else {
+        panic!("{view:?}");
+    };
+    assert!(fault.message.contains("1 known, 0 heard"), "{fault}");
+    // It is up again with the first word after that.
+    world.hear_host().await;
+    let id = world.insert("creating").await;
+    let view = world.run(CREATE_VOLUME, id, Duration::from_secs(60)).await;
+    assert_eq!(view.end(), Some(End::Succeeded), "{view:?}");
+}
+
+/// Rows of workflows that the last release began say how many steps are done.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_previous_releases_steps_are_counted_as_they_were() {
+    let app = World::without_host(Backend::Sqlite).await.app;
+    let create = CreateVolume { app: app.clone() };
+    let delete = DeleteVolume { app };
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/previous");
+    for (kind, now) in [
+        (create.kind(), create.steps()),
+        (delete.kind(), delete.steps()),
+    ] {
+        let file = folder.join(format!("{kind}.steps.json"));
+        let now: Vec<String> = now.iter().map(|step| (*step).to_owned()).collect();
+        yakumo_testing::recorded::is_still_read(&file, &now).unwrap();
+        let before: Vec<String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert!(now.starts_with(&before), "{kind}");
+    }
+}

@@ -1,6 +1,7 @@
 //! A manager and one storage host, in a folder of their own.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub struct Cloud {
     pub bus: Bus,
     pub process: Process,
     pub volumes: VolumesClient,
+    data_dir: PathBuf,
     _database: TestDatabase,
 }
 
@@ -34,6 +36,11 @@ impl Cloud {
     }
 
     pub async fn on(backend: Backend, driver: Driver) -> Self {
+        Self::in_folder(backend, driver, None).await
+    }
+
+    /// A cloud whose storage host keeps its data in `data_dir`, if there is one.
+    pub async fn in_folder(backend: Backend, driver: Driver, data_dir: Option<PathBuf>) -> Self {
         let database = fresh(backend).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let env = system_env();
@@ -57,6 +64,7 @@ impl Cloud {
             .unwrap();
         let cloud = Self {
             volumes: VolumesClient::new(bus.clone(), Target::service("volume")),
+            data_dir: data_dir.unwrap_or_else(|| folder.path().to_owned()),
             folder,
             bus,
             process,
@@ -74,7 +82,7 @@ impl Cloud {
         let settings = HostSettings {
             host: HOST.into(),
             host_id: HostId::from_uuid(Uuid::from_u128(1)),
-            data_dir: self.folder.path().to_path_buf(),
+            data_dir: self.data_dir.clone(),
         };
         let handler: Arc<dyn Handler> = start_host(&self.process, &bus, &settings, config)
             .await

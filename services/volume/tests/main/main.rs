@@ -1,6 +1,8 @@
 //! The volume service on an in-process bus, its rules on every database, with
 //! real files and real exports.
 
+// Futures of tests hold those of a whole cloud, several deep.
+#![recursion_limit = "256"]
 // A test that cannot go on may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,6 +10,7 @@ mod attachments;
 mod cloud;
 mod exports;
 mod files;
+mod full;
 mod repeats;
 mod volumes;
 

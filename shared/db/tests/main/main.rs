@@ -3,9 +3,12 @@
 // A failed expectation of a test is a panic, with the place where it happened.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod commits;
 mod failures;
+mod full;
 mod idempotency;
 mod paging;
+mod refusing;
 mod rows;
 mod schema;
 mod sqlite;

@@ -21,7 +21,7 @@ use yakumo_types::{Env, Timestamp};
 
 use self::faults::{Fate, FaultState};
 pub use self::faults::{Faults, InProcessControl};
-use self::queue::{Message, Queue, call_queue, cast_queue, lock};
+use self::queue::{Capacity, Message, Queue, call_queue, cast_queue, lock};
 use crate::address::{Kind, Principal, Topic};
 use crate::bus::BusHealth;
 use crate::dispatch::{Delivery, Dispatcher, Verdict};
@@ -38,6 +38,8 @@ pub struct InProcessOptions {
     pub control_capacity: usize,
     /// How many messages may wait for one host.
     pub host_capacity: usize,
+    /// How many bytes their payloads may have in one queue, whoever it is for.
+    pub queue_bytes: usize,
     /// Whether contexts are sealed and opened although they never leave the
     /// process; costs a signature for each message.
     pub seal_contexts: bool,
@@ -48,6 +50,7 @@ impl Default for InProcessOptions {
         Self {
             control_capacity: 100_000,
             host_capacity: 10_000,
+            queue_bytes: 64 << 20,
             seal_contexts: false,
         }
     }
@@ -93,15 +96,22 @@ impl InProcess {
     }
 
     fn declare(&self, name: String, topic: &Topic) -> Arc<Queue> {
-        let capacity = if topic.is_host() {
-            self.options.host_capacity
-        } else {
-            self.options.control_capacity
-        };
+        let capacity = self.capacity(topic);
         lock(&self.queues)
             .entry(name)
             .or_insert_with(|| Queue::new(capacity))
             .clone()
+    }
+
+    fn capacity(&self, topic: &Topic) -> Capacity {
+        Capacity {
+            messages: if topic.is_host() {
+                self.options.host_capacity
+            } else {
+                self.options.control_capacity
+            },
+            bytes: self.options.queue_bytes,
+        }
     }
 
     fn open(&self) -> Result<(), RpcError> {
@@ -366,7 +376,7 @@ impl Transport for InProcessHandle {
         let mut queues = vec![casts];
         if let Topic::Control(name) = &topic {
             queues.push(this.declare(call_queue(&topic), &topic));
-            let fanouts = Queue::new(this.options.control_capacity);
+            let fanouts = Queue::new(this.capacity(&topic));
             lock(&this.listeners)
                 .entry((*name).to_owned())
                 .or_default()

@@ -19,16 +19,35 @@ pub(super) struct Message {
     pub redelivered: bool,
 }
 
+impl Message {
+    fn bytes(&self) -> usize {
+        self.outgoing.envelope.payload.len()
+    }
+}
+
+/// What a queue takes before it refuses more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub messages: usize,
+    pub bytes: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
 /// A queue: the semaphore counts what waits in it.
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<Message>>,
+    waiting: Mutex<Waiting>,
     ready: Semaphore,
     pub consumers: AtomicUsize,
-    capacity: usize,
+    capacity: Capacity,
 }
 
 impl Queue {
-    pub fn new(capacity: usize) -> Arc<Self> {
+    pub fn new(capacity: Capacity) -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::default(),
             ready: Semaphore::new(0),
@@ -38,16 +57,19 @@ impl Queue {
     }
 
     pub fn len(&self) -> usize {
-        lock(&self.waiting).len()
+        lock(&self.waiting).messages.len()
     }
 
     pub fn push(&self, message: Message) -> bool {
         {
             let mut waiting = lock(&self.waiting);
-            if waiting.len() >= self.capacity {
+            let bytes = waiting.bytes.saturating_add(message.bytes());
+            let full = waiting.messages.len() >= self.capacity.messages;
+            if full || bytes > self.capacity.bytes {
                 return false;
             }
-            waiting.push_back(message);
+            waiting.bytes = bytes;
+            waiting.messages.push_back(message);
         }
         self.ready.add_permits(1);
         true
@@ -55,13 +77,20 @@ impl Queue {
 
     /// Puts back what was taken out; this never fails for want of room.
     pub fn put_back(&self, message: Message) {
-        lock(&self.waiting).push_front(message);
+        {
+            let mut waiting = lock(&self.waiting);
+            waiting.bytes = waiting.bytes.saturating_add(message.bytes());
+            waiting.messages.push_front(message);
+        }
         self.ready.add_permits(1);
     }
 
     pub async fn pop(&self) -> Option<Message> {
         self.ready.acquire().await.ok()?.forget();
-        lock(&self.waiting).pop_front()
+        let mut waiting = lock(&self.waiting);
+        let message = waiting.messages.pop_front()?;
+        waiting.bytes = waiting.bytes.saturating_sub(message.bytes());
+        Some(message)
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use yakumo_rpc::{AmqpConfig, Bus, BusHealth, RpcError, Target, Topic};
+use yakumo_rpc::{AmqpConfig, Bus, BusHealth, RpcError, ServeOptions, Target, Topic};
+use yakumo_types::{Fault, FaultCode};
 
 use crate::deafener::Deafener;
 use crate::support::*;
@@ -649,4 +650,137 @@ async fn a_host_that_is_away_for_long_fills_its_queue_and_no_more() {
         refused += cast.await.unwrap();
     }
     assert!(refused > 0);
+}
+
+/// Sets how many messages may wait in the queues whose names begin like this.
+async fn short_queues(prefix: &str, length: usize) {
+    let (broker, _, _) = broker().await;
+    let pattern = format!("^{}", prefix.replace('.', "\\."));
+    let definition = format!("{{\"max-length\":{length}}}");
+    let arguments = ["set_policy", prefix, &pattern, &definition];
+    broker.ctl(&arguments, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_service_that_is_away_for_long_fills_its_queue_and_no_more() {
+    let (broker, _, _) = broker().await;
+    let _quiet = BROKER_PEACE.read().await;
+    let bus = connect(&broker.url()).await;
+    let name = fresh_topic();
+    let handler = Test::echo();
+    // The same limit as always, only sooner.
+    short_queues(&format!("yakumo.{name}"), 50).await;
+    let server = bus
+        .serve(Topic::Control(name), vec![handler.clone()], options())
+        .await
+        .unwrap();
+    assert!(server.stop(BOUND).await);
+
+    let target = Target::service(name);
+    let mut taken = Vec::new();
+    let fill = async {
+        for number in 0_u32.. {
+            let payload = number.to_be_bytes().to_vec();
+            match bus
+                .cast(&tenant(), &target, method("Do"), payload.clone())
+                .await
+            {
+                Ok(()) => taken.push(payload),
+                Err(RpcError::Full(_)) => return,
+                Err(error) => panic!("cast {number}: {error:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), fill)
+        .await
+        .unwrap();
+    // The broker looks at a quorum queue's length now and then, and lets a few
+    // more in; what counts is that it ends, and that the sender is told.
+    assert!((50..10_000).contains(&taken.len()), "{}", taken.len());
+    let refused = bus.cast(&tenant(), &target, method("Do"), vec![]).await;
+    let fault = Fault::from(refused.unwrap_err());
+    assert_eq!(fault.code, FaultCode::Unavailable);
+    assert!(fault.retry_after.is_some());
+    // Nobody else is kept waiting.
+    assert_eq!(bus.health(), BusHealth::Connected);
+
+    // Whoever comes back finds everything that was taken, and new messages are
+    // taken again by itself.
+    let server = bus
+        .serve(Topic::Control(name), vec![handler.clone()], options())
+        .await
+        .unwrap();
+    until("all of it is handled", || {
+        let handled: BTreeSet<_> = handler.payloads().into_iter().collect();
+        taken.iter().all(|payload| handled.contains(payload))
+    })
+    .await;
+    let again = async {
+        while bus
+            .cast(&tenant(), &target, method("Do"), vec![9])
+            .await
+            .is_err()
+        {
+            a_moment().await;
+        }
+    };
+    tokio::time::timeout(BOUND, again).await.unwrap();
+    assert!(server.stop(BOUND).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_nobody_comes_to_are_refused_when_too_many_wait() {
+    let (broker, _, _) = broker().await;
+    let _quiet = BROKER_PEACE.read().await;
+    let bus = connect(&broker.url()).await;
+    let name = fresh_topic();
+    let (go_on, gate) = tokio::sync::watch::channel(false);
+    let busy = Test::new(move |incoming| {
+        let mut gate = gate.clone();
+        async move {
+            let _ = gate.wait_for(|open| *open).await;
+            Ok(incoming.payload.to_vec())
+        }
+    });
+    let options = ServeOptions {
+        concurrency: 5,
+        ..options()
+    };
+    short_queues(&format!("yakumo.{name}.calls"), 10).await;
+    bus.serve(Topic::Control(name), vec![busy.clone()], options)
+        .await
+        .unwrap();
+
+    // More than are worked on and may wait.
+    let calls: Vec<_> = (0..60_u8)
+        .map(|number| {
+            let bus = bus.clone();
+            tokio::spawn(async move {
+                let bound = Duration::from_secs(120);
+                let (ctx, target) = (tenant(), Target::service(name));
+                let call = bus.call(&ctx, &target, method("Do"), vec![number], bound);
+                call.await
+            })
+        })
+        .collect();
+    until("the others are refused", || {
+        calls.iter().filter(|call| call.is_finished()).count() >= 60 - 5 - 10
+    })
+    .await;
+    go_on.send(true).unwrap();
+    let mut answered = 0;
+    for (number, call) in calls.into_iter().enumerate() {
+        match call.await.unwrap() {
+            Ok(reply) => {
+                assert_eq!(usize::from(reply[0]), number);
+                answered += 1;
+            }
+            Err(RpcError::Full(_)) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!((10..=15).contains(&answered), "{answered}");
+    // What was refused never ran.
+    assert_eq!(busy.count(), answered);
+    assert_eq!(call(&bus, name).await.unwrap(), [1]);
 }

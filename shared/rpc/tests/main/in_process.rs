@@ -11,7 +11,7 @@ use yakumo_rpc::{
     Bus, BusHealth, Faults, InProcessControl, InProcessOptions, RpcError, ServeOptions, Target,
     Topic,
 };
-use yakumo_types::{ContextSeal, Fault, RequestContext};
+use yakumo_types::{ContextSeal, Fault, FaultCode, RequestContext};
 
 use crate::support::*;
 
@@ -175,6 +175,41 @@ async fn a_full_queue_refuses_more() {
     }
     assert!(matches!(cast(&bus, 9).await, Err(RpcError::Full(_))));
     assert_eq!(control.waiting(&TOPIC), 5);
+}
+
+#[tokio::test]
+async fn a_queue_refuses_more_bytes_than_it_may_hold_and_takes_some_again() {
+    let (bus, control) = bus(InProcessOptions {
+        queue_bytes: 1000,
+        ..Default::default()
+    });
+    let handler = Test::echo();
+    let server = bus
+        .serve(TOPIC, vec![handler.clone()], options())
+        .await
+        .unwrap();
+    server.stop(BOUND).await;
+    let cast = |bytes: usize| {
+        let bus = bus.clone();
+        async move {
+            let target = Target::service("test");
+            bus.cast(&tenant(), &target, method("Do"), vec![0; bytes])
+                .await
+        }
+    };
+    for _ in 0..2 {
+        cast(500).await.unwrap();
+    }
+    let fault = Fault::from(cast(1).await.unwrap_err());
+    assert_eq!(fault.code, FaultCode::Unavailable);
+    assert!(fault.retry_after.is_some());
+    assert_eq!(control.waiting(&TOPIC), 2);
+    bus.serve(TOPIC, vec![handler.clone()], options())
+        .await
+        .unwrap();
+    until("both are handled", || handler.count() == 2).await;
+    cast(1000).await.unwrap();
+    until("it takes more", || handler.count() == 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

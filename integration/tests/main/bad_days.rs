@@ -1,0 +1,197 @@
+//! Bad days of a distributed cloud: a service that is away, and a database
+//! that takes no changes. What can't be kept is refused with 503 and
+//! the advice to come back; what was accepted is kept; and all of it passes by
+//! itself.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sea_orm::ConnectionTrait as _;
+use serde_json::{Value, json};
+use yakumo_db::{Backend, Db, DbConfig};
+use yakumo_integration::client::{Answer, Api, list};
+use yakumo_integration::cloud::{Options, TestCloud};
+use yakumo_integration::wait::{self, Look};
+use yakumo_integration::world::{BOUND, World};
+
+use crate::alone;
+
+/// Calls that may wait for the network service here.
+const WAITING: usize = 10;
+
+fn is_told_to_come_back(answer: &Answer) -> Result<()> {
+    let header = answer.headers.get("retry-after");
+    ensure!(
+        answer.status == 503 && header.is_some(),
+        "{} {:?} {}",
+        answer.status,
+        answer.headers,
+        answer.text()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_kept_is_not_accepted() -> Result<()> {
+    let _turn = alone().await;
+    let mut cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
+    let world = World::make(&cloud).await?;
+    only_so_many_wait_for_a_service_that_is_away(&mut cloud, &world).await?;
+    a_service_that_is_away_delays_what_was_accepted(&mut cloud, &world).await?;
+    a_database_that_takes_no_changes_is_said_so(&cloud, &world).await?;
+    cloud.done().await
+}
+
+async fn only_so_many_wait_for_a_service_that_is_away(
+    cloud: &mut TestCloud,
+    world: &World,
+) -> Result<()> {
+    let quota = json!({"quota": {"network": -1}});
+    let path = format!("/quotas/{}", world.alice.project_id);
+    world.admin.put(Api::Network, &path, &quota).await?.ok()?;
+    let broker = cloud.broker.as_ref().context("a broker")?;
+    let short = format!("{{\"max-length\":{WAITING}}}");
+    let policy = ["set_policy", "short", "^yakumo\\.network\\.calls$", &short];
+    broker.ctl(&policy, None).await?;
+
+    // Its queue for calls outlives it by a minute.
+    cloud.kill("network")?;
+    let posts: Vec<_> = (0..WAITING + 30)
+        .map(|number| {
+            let alice = world.alice.clone();
+            let body = json!({"network": {"name": format!("many-{number}")}});
+            tokio::spawn(async move { alice.post(Api::Network, "/networks", &body).await })
+        })
+        .collect();
+    wait::until("some are refused", BOUND, || async {
+        let over = posts.iter().filter(|post| post.is_finished()).count();
+        Ok(if over >= 30 {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("{over} are answered"))
+        })
+    })
+    .await?;
+    cloud.launch("network")?;
+    // Whoever was let in is served; on a machine so slow that it took half a
+    // minute, nobody can say.
+    let (mut made, mut unknown) = (0, 0);
+    for post in posts {
+        let answer = post.await??;
+        match answer.status {
+            201 => made += 1,
+            504 => unknown += 1,
+            _ => is_told_to_come_back(&answer)?,
+        }
+    }
+    let found = world.alice.get(Api::Network, "/networks").await?.ok()?;
+    let found = list(&found, "networks")?
+        .iter()
+        .filter(|it| {
+            it["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("many-"))
+        })
+        .count();
+    ensure!(
+        (made..=made + unknown).contains(&found) && made + unknown <= WAITING,
+        "{made} were made, {unknown} perhaps, {found} are there"
+    );
+    cloud.healthy("network").await?;
+    let broker = cloud.broker.as_ref().context("a broker")?;
+    broker.ctl(&["clear_policy", "short"], None).await?;
+    let body = json!({"network": {"name": "afterwards"}});
+    let after = world.alice.post(Api::Network, "/networks", &body).await?;
+    after.with_status(201)?;
+    Ok(())
+}
+
+async fn a_service_that_is_away_delays_what_was_accepted(
+    cloud: &mut TestCloud,
+    world: &World,
+) -> Result<()> {
+    cloud.terminate("scheduler").await?;
+    let server = world.boot(&world.alice, "patient").await?;
+    let shown = world.alice.server(&server).await?;
+    ensure!(shown["status"] == "BUILD", "{shown}");
+    cloud.launch("scheduler")?;
+    cloud.healthy("scheduler").await?;
+    world
+        .alice
+        .server_becomes(&server, "ACTIVE", Duration::from_secs(120))
+        .await?;
+    world.remove(&world.alice, &server).await
+}
+
+async fn a_database_that_takes_no_changes_is_said_so(
+    cloud: &TestCloud,
+    world: &World,
+) -> Result<()> {
+    let (_, url) = cloud
+        .databases()
+        .iter()
+        .find(|(section, _)| *section == "api")
+        .context("the database of the API service")?;
+    let db = Db::connect(&DbConfig::with_url(url.clone())).await?;
+    let sql = async |sql: &str| db.read().execute_unprepared(sql).await;
+
+    // One that refuses at the commit.
+    sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'not today'; END $$",
+    )
+    .await?;
+    sql("CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON server \
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()")
+    .await?;
+    let body = json!({"server": world.server("refused")});
+    let refused = world.alice.post(Api::Compute, "/servers", &body).await?;
+    is_told_to_come_back(&refused)?;
+    let servers = world.alice.get(Api::Compute, "/servers").await?.ok()?;
+    ensure!(list(&servers, "servers")?.is_empty(), "{servers}");
+    sql("DROP TRIGGER refuse ON server").await?;
+
+    // One that was turned into a standby: what is connected is cut off.
+    let turn = async |read_only: &str| {
+        sql(&format!(
+            "DO $$ BEGIN EXECUTE format( \
+               'ALTER DATABASE %I SET default_transaction_read_only = {read_only}', \
+               current_database()); END $$"
+        ))
+        .await?;
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        .await
+    };
+    turn("on").await?;
+    let why = wait::until("a word about it", BOUND, || async {
+        let health = cloud.health("api").await?;
+        let said = &health["components"]["database api"];
+        Ok(match said["detail"].as_str() {
+            Some(why) if why.contains("read-only") => Look::Yes(said.clone()),
+            _ => Look::NotYet(health.to_string()),
+        })
+    })
+    .await?;
+    ensure!(why["status"] == "degraded", "{why}");
+    for _ in 0..3 {
+        let refused = world.alice.post(Api::Compute, "/servers", &body).await?;
+        is_told_to_come_back(&refused)?;
+    }
+    world
+        .alice
+        .get(Api::Compute, "/servers")
+        .await?
+        .with_status(200)?;
+    turn("off").await?;
+    wait::until("health", BOUND, || async {
+        let health = cloud.health("api").await?;
+        Ok(wait::same(
+            health["components"]["database api"]["status"].clone(),
+            &Value::from("up"),
+        ))
+    })
+    .await?;
+    let server = world.running(&world.alice, "afterwards").await?;
+    world.remove(&world.alice, &server).await
+}
