@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use yakumo_compute::{Buses, DriverKind};
-use yakumo_rpc::{Bus, Handler, ServeOptions, Topic};
+use yakumo_compute::{Buses, DriverKind, Reports};
+use yakumo_rpc::{Bus, Handler, ServeOptions};
 use yakumo_service::Process;
 
 use crate::config::Config;
@@ -25,7 +25,13 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
         own: bus.clone(),
         more: Box::new(more),
     };
-    let compute = yakumo_compute::start(process.clone(), buses, config.compute.clone()).await?;
+    let compute = yakumo_compute::start(
+        process.clone(),
+        buses,
+        config.compute.clone(),
+        Reports::WhenServed,
+    )
+    .await?;
     for host in compute.hosts {
         let bus = host.bus;
         let data_dir = match config.compute.driver {
@@ -37,6 +43,7 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
             let settings = yakumo_network::HostSettings {
                 host: host.name.clone(),
                 host_id: host.agent.host_id(),
+                recognition: host.agent.recognition(),
                 data_dir: data_dir.clone(),
             };
             handlers
@@ -46,6 +53,7 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
             let settings = yakumo_volume::HostSettings {
                 host: host.name.clone(),
                 host_id: host.agent.host_id(),
+                recognition: host.agent.recognition(),
                 data_dir,
             };
             handlers
@@ -57,11 +65,8 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
             concurrency: 1024,
             ..ServeOptions::default()
         };
-        let server = bus.serve(Topic::Host(host.name), handlers, options).await?;
-        let shutdown = process.shutdown.clone();
         process.spawn("host_rpc", async move {
-            shutdown.cancelled().await;
-            server.stop(DRAIN).await;
+            host.agent.serve(&bus, handlers, options, DRAIN).await;
         });
     }
     Ok(())

@@ -34,11 +34,12 @@ pub struct Options {
     pub vcpus: u32,
     /// What building and starting a simulated guest take.
     pub build_ms: u64,
-    /// A host with real guests, in place of the simulated one.
-    pub real_host: Option<HostOptions>,
+    /// Hosts with real guests, in place of the simulated ones.
+    pub real_hosts: Vec<HostOptions>,
     /// Instances of the API, scheduler, network and volume services.
     pub replicas: usize,
-    /// Simulated hosts of a distributed cloud, each a process of its own.
+    /// Simulated hosts of a distributed cloud, each a process of its own, if
+    /// there are no real ones.
     pub hosts: usize,
     /// Whether each process reaches broker and database over [`Wire`]s of its own.
     pub wired: bool,
@@ -63,7 +64,7 @@ impl Default for Options {
         Self {
             vcpus: 64,
             build_ms: 20,
-            real_host: None,
+            real_hosts: Vec::new(),
             replicas: 1,
             hosts: 1,
             wired: false,
@@ -138,7 +139,7 @@ impl TestCloud {
         let ports = Ports::free()?;
         let folder = folder()?;
         let path = folder.path();
-        let host = host(&options, path, HOST, "data");
+        let host = host(&options, path, 0, "data");
         let text = config::control(&ports, &host.data_dir, "", "");
         let process = Process::new(path, "all", "all", text + &host.sections)?;
         let parts = Parts {
@@ -192,7 +193,8 @@ impl TestCloud {
             let instances = match service {
                 "api" | "scheduler" | "network" | "volume" => options.replicas,
                 "identity" if options.balanced => options.replicas,
-                "compute" => options.hosts,
+                "compute" if options.real_hosts.is_empty() => options.hosts,
+                "compute" => options.real_hosts.len(),
                 _ => 1,
             };
             for number in 0..instances {
@@ -202,10 +204,7 @@ impl TestCloud {
                 };
                 let mut lines = Lines::new(&options, path, &name, &broker, &server).await?;
                 let text = if service == "compute" {
-                    let host_name = match number {
-                        0 => HOST.to_owned(),
-                        _ => format!("{HOST}-{}", number + 1),
-                    };
+                    let host_name = host_name(number);
                     let (url, seal) = if options.trusted_hosts {
                         (broker.url(), key("context_key")?)
                     } else {
@@ -213,7 +212,7 @@ impl TestCloud {
                         (url, key("context_public_keys")?)
                     };
                     let own = if number == 0 { "host" } else { &name };
-                    let host = host(&options, path, &host_name, own);
+                    let host = host(&options, path, number, own);
                     format!(
                         "data_dir = {}\n[bus]\nurl = {}\n{}\n{}",
                         quoted(&host.data_dir.display().to_string()),
@@ -409,6 +408,24 @@ impl TestCloud {
             .with_context(|| format!("no process {name}"))
     }
 
+    /// Adds a process like `like`, with something else in its configuration:
+    /// what is written `from` becomes `to`. It is not started.
+    pub fn add_like(&mut self, like: &str, name: &str, from: &str, to: &str) -> Result<()> {
+        let folder = self.folder.path().to_owned();
+        let found = self.process(like)?;
+        let (service, text) = (found.service, std::fs::read_to_string(&found.config)?);
+        ensure!(text.contains(from), "{like} has no {from} configured");
+        let process = Process::new(&folder, name, service, text.replace(from, to))?;
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Where an operator asks a process.
+    pub fn ops(&self, name: &str) -> Result<u16> {
+        let found = self.processes.iter().find(|process| process.name == name);
+        Ok(found.with_context(|| format!("no process {name}"))?.ops)
+    }
+
     /// Starts a process (see [`Self::names`], and [`Self::healthy`]).
     pub fn launch(&mut self, name: &str) -> Result<()> {
         let settings = self.settings.clone();
@@ -542,6 +559,13 @@ impl TestCloud {
         self.keeper.remove(child.id())
     }
 
+    /// A process that has ended is not to be one of the cloud's any more.
+    pub fn forget(&mut self, name: &str) -> Result<()> {
+        ensure!(self.process(name)?.child.is_none(), "{name} runs");
+        self.processes.retain(|process| process.name != name);
+        Ok(())
+    }
+
     /// Sends a signal to a process.
     pub fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
         let child = self.process(name)?.child.as_ref();
@@ -615,11 +639,20 @@ impl TestCloud {
     }
 }
 
+/// The name of a cloud's host, counted from 0.
+pub fn host_name(number: usize) -> String {
+    match number {
+        0 => HOST.to_owned(),
+        _ => format!("{HOST}-{}", number + 1),
+    }
+}
+
 /// The host that is asked for; a simulated one keeps its data in `own`.
-fn host(options: &Options, folder: &Path, name: &str, own: &str) -> HostOptions {
-    options.real_host.clone().unwrap_or_else(|| HostOptions {
+fn host(options: &Options, folder: &Path, number: usize, own: &str) -> HostOptions {
+    let real = options.real_hosts.get(number).cloned();
+    real.unwrap_or_else(|| HostOptions {
         sections: config::simulated_host(
-            name,
+            &host_name(number),
             &folder.join("run"),
             options.vcpus,
             options.build_ms,

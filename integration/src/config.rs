@@ -212,17 +212,30 @@ run_dir = {run}
 }
 
 /// A host with real guests, inside the namespace of a private one.
-pub fn real_host(
-    netns: &str,
-    libvirt_uri: &str,
-    gateway: &str,
-    run_dir: &Path,
-    log_dir: &Path,
-) -> String {
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct RealHost<'a> {
+    /// Unique in the cloud.
+    pub name: &'a str,
+    pub netns: &'a str,
+    pub libvirt_uri: &'a str,
+    /// The interface to the outside, and who is there.
+    pub public: (&'a str, &'a str),
+    /// A physical network and the interface that carries it.
+    pub flat: Option<(&'a str, &'a str)>,
+    pub run_dir: &'a Path,
+    pub log_dir: &'a Path,
+}
+
+/// The sections of such a host.
+pub fn real_host(host: &RealHost<'_>) -> String {
+    let flat = host
+        .flat
+        .map(|(physical, interface)| format!("{} = {}", quoted(physical), quoted(interface)));
     format!(
         r#"
 [host]
-name = "{HOST}"
+name = {name}
 netns = {netns}
 
 [compute]
@@ -234,18 +247,22 @@ uri = {uri}
 log_dir = {log}
 
 [network.host]
-public_interface = "public"
+public_interface = {public}
 public_gateway = {gateway}
+flat_interfaces = {{ {flat} }}
 announce_seconds = 1
 
 [volume.host]
 announce_seconds = 1
 run_dir = {run}
 "#,
-        netns = quoted(netns),
-        uri = quoted(libvirt_uri),
-        gateway = quoted(gateway),
-        log = quoted(&log_dir.display().to_string()),
-        run = quoted(&run_dir.display().to_string()),
+        name = quoted(host.name),
+        netns = quoted(host.netns),
+        uri = quoted(host.libvirt_uri),
+        public = quoted(host.public.0),
+        gateway = quoted(host.public.1),
+        flat = flat.unwrap_or_default(),
+        log = quoted(&host.log_dir.display().to_string()),
+        run = quoted(&host.run_dir.display().to_string()),
     )
 }

@@ -11,6 +11,7 @@ pub mod client;
 pub mod cloud;
 pub mod collector;
 pub mod config;
+pub mod fabric;
 pub mod in_process;
 pub mod keeper;
 pub mod openstack;

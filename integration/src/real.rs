@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use yakumo_db::Backend;
 
 use crate::client::{Api, Client, text};
-use crate::cloud::{HostOptions, Options, TestCloud};
-use crate::config;
+use crate::cloud::{HostOptions, Options, TestCloud, host_name};
+use crate::config::{self, RealHost};
+use crate::fabric::{DATA, Fabric, OUTER};
 use crate::keeper::Keeper;
 use crate::programs::{self, Output};
 use crate::wait::{self, Look};
@@ -27,10 +28,19 @@ pub const BOOT: Duration = Duration::from_secs(150);
 /// Floating IPs come from here; [`World`] makes the network.
 const OUTSIDE: &str = "172.30.9.0/24";
 
+/// The physical network of clouds with several hosts.
+pub const PHYSICAL: &str = "data";
+
 /// The namespaces of a private host; gone with the test.
 pub struct Host {
     /// Its network namespace.
     pub name: String,
+    /// Counted from 0.
+    number: usize,
+    /// The network that joins it with the machine.
+    network: String,
+    /// Whether there are more of them, which a fabric joins.
+    joined: bool,
     libvirt: String,
     // Clears up in the folder, so it ends first.
     _keeper: Keeper,
@@ -38,9 +48,21 @@ pub struct Host {
 }
 
 impl Host {
+    /// The only one.
     async fn up() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ykh").tempdir_in("/tmp")?;
         let name = format!("yktest-{}", std::process::id());
+        Self::start(name, 0, OUTSIDE.to_owned(), false).await
+    }
+
+    /// One of several, which a fabric joins.
+    async fn one_of_several(number: usize) -> Result<Self> {
+        let name = format!("yktest-{}-{}", std::process::id(), number + 1);
+        let network = format!("172.30.{}.0/24", number + 10);
+        Self::start(name, number, network, true).await
+    }
+
+    async fn start(name: String, number: usize, network: String, joined: bool) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ykh").tempdir_in("/tmp")?;
         let mut keeper = Keeper::start()?;
         let dir = folder.path().display().to_string();
         keeper.finally(&format!(
@@ -54,6 +76,9 @@ impl Host {
         ))?;
         let mut host = Self {
             name,
+            number,
+            network,
+            joined,
             folder,
             _keeper: keeper,
             libvirt: String::new(),
@@ -72,7 +97,7 @@ impl Host {
             "--dir",
             &dir,
             "--network",
-            OUTSIDE,
+            &self.network,
         ];
         let said = programs::run(&programs::xtask()?, &arguments, BOOT)
             .await?
@@ -101,14 +126,17 @@ impl Host {
     }
 
     fn real_host(&self) -> HostOptions {
+        let sections = config::real_host(&RealHost {
+            name: &host_name(self.number),
+            netns: &self.name,
+            libvirt_uri: &self.libvirt,
+            public: (if self.joined { OUTER } else { "public" }, "172.30.9.1"),
+            flat: self.joined.then_some((PHYSICAL, DATA)),
+            run_dir: &self.run_dir(),
+            log_dir: &self.folder().join("log/libvirt/qemu"),
+        });
         HostOptions {
-            sections: config::real_host(
-                &self.name,
-                &self.libvirt,
-                "172.30.9.1",
-                &self.run_dir(),
-                &self.folder().join("log/libvirt/qemu"),
-            ),
+            sections,
             data_dir: self.data(),
         }
     }
@@ -128,6 +156,16 @@ impl Host {
         programs::run(Path::new("/usr/bin/virsh"), &arguments, BOOT)
             .await?
             .ok()
+    }
+
+    /// Makes a domain that nobody asked for.
+    pub async fn define(&self, xml: &str) -> Result<()> {
+        let file = self.folder().join("stray.xml");
+        std::fs::write(&file, xml)?;
+        let file = file.display().to_string();
+        let arguments = ["-c", &self.libvirt, "define", &file];
+        let said = programs::run(Path::new("/usr/bin/virsh"), &arguments, BOOT).await?;
+        said.ok().map(drop)
     }
 
     /// The QEMUs of a server, by their numbers on the machine.
@@ -182,7 +220,7 @@ impl Host {
     }
 
     /// After [`Self::power_off`]: new namespaces and an empty `/run`, without a
-    /// bridge, a rule or a guest.
+    /// bridge, a rule or a guest. One of several is to be plugged in again.
     pub async fn power_on(&mut self) -> Result<()> {
         self.boot().await?;
         let links = self.run(&["ip", "-o", "link"]).await?;
@@ -272,6 +310,10 @@ pub struct RealCloud {
     pub cloud: TestCloud,
     #[allow(missing_docs)]
     pub host: Host,
+    /// The second host and those after it.
+    pub others: Vec<Host>,
+    /// What joins them.
+    pub fabric: Option<Fabric>,
     #[allow(missing_docs)]
     pub world: World,
     /// The small image that boots.
@@ -287,7 +329,7 @@ impl RealCloud {
     pub async fn embedded(options: Options) -> Result<Self> {
         let host = Host::up().await?;
         let options = Options {
-            real_host: Some(host.real_host()),
+            real_hosts: vec![host.real_host()],
             ..options
         };
         Self::fill(TestCloud::embedded(options).await?, host).await
@@ -297,10 +339,35 @@ impl RealCloud {
     pub async fn distributed(database: Backend, options: Options) -> Result<Self> {
         let host = Host::up().await?;
         let options = Options {
-            real_host: Some(host.real_host()),
+            real_hosts: vec![host.real_host()],
             ..options
         };
         Self::fill(TestCloud::distributed(database, options).await?, host).await
+    }
+
+    /// The same with two hosts, which share one network to the outside and one
+    /// for their guests.
+    pub async fn of_two_hosts(database: Backend, options: Options) -> Result<Self> {
+        let (fabric, one, two) = futures::future::try_join3(
+            Fabric::make(),
+            Host::one_of_several(0),
+            Host::one_of_several(1),
+        )
+        .await?;
+        for host in [&one, &two] {
+            fabric.plug(host.number, &host.name).await?;
+        }
+        let options = Options {
+            real_hosts: vec![one.real_host(), two.real_host()],
+            ..options
+        };
+        let cloud = TestCloud::distributed(database, options).await?;
+        let real = Self::fill(cloud, one).await?;
+        Ok(Self {
+            others: vec![two],
+            fabric: Some(fabric),
+            ..real
+        })
     }
 
     async fn fill(cloud: TestCloud, host: Host) -> Result<Self> {
@@ -326,6 +393,8 @@ impl RealCloud {
         let real = Self {
             cloud,
             host,
+            others: Vec::new(),
+            fabric: None,
             world,
             image,
             flavor,
@@ -333,17 +402,13 @@ impl RealCloud {
         };
         for client in [&real.world.alice, &real.world.bob] {
             real.allow(client, json!({"protocol": "icmp"})).await?;
-            real.allow(
-                client,
-                json!({"protocol": "tcp", "port_range_min": 22, "port_range_max": 22}),
-            )
-            .await?;
+            real.allow(client, ssh_rule()).await?;
         }
         Ok(real)
     }
 
     /// Opens something in the project's default group; gives the rule's id.
-    async fn allow(&self, client: &Client, mut rule: Value) -> Result<String> {
+    pub async fn allow(&self, client: &Client, mut rule: Value) -> Result<String> {
         let path = format!(
             "/security-groups?name=default&project_id={}",
             client.project_id
@@ -358,6 +423,16 @@ impl RealCloud {
             .await?
             .ok()?;
         text(&made, "/security_group_rule/id")
+    }
+
+    /// A shared network that all hosts carry.
+    pub async fn carried_network(&self, name: &str, cidr: &str) -> Result<String> {
+        let network = json!({
+            "name": name, "shared": true,
+            "provider:network_type": "flat", "provider:physical_network": PHYSICAL,
+        });
+        let subnet = json!({"name": format!("{name}-subnet"), "cidr": cidr});
+        world::network(&self.world.admin, &network, &subnet).await
     }
 
     /// The document of a new guest.
@@ -467,6 +542,11 @@ impl RealCloud {
         ensure!(left.trim().is_empty(), "the disk is still in the guest");
         Ok(())
     }
+}
+
+/// Lets ssh in.
+pub fn ssh_rule() -> Value {
+    json!({"protocol": "tcp", "port_range_min": 22, "port_range_max": 22})
 }
 
 /// Says `there` if the guest has a second disk.

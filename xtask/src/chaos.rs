@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::paths::Paths;
 use crate::run::Run;
-use crate::{setup, ui};
+use crate::{guest_image, setup, ui};
 
 /// What starting, quiet and counting take besides, in seconds.
 const BESIDE: f64 = 1200.0;
@@ -21,9 +21,12 @@ pub struct Options {
     /// `postgres` or `mariadb`.
     #[arg(long, default_value = "postgres")]
     database: String,
-    /// People who use it at the same time.
-    #[arg(long, default_value_t = 4)]
-    users: usize,
+    /// People who use it at the same time; 4, or 2 with real guests.
+    #[arg(long)]
+    users: Option<usize>,
+    /// `simulated`, or `libvirt` for two hosts with guests that boot.
+    #[arg(long, default_value = "simulated")]
+    hypervisor: String,
 }
 
 /// Builds what is needed and runs it; its last line counts the violations.
@@ -44,6 +47,10 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
             .log(&paths.log())
             .followed(step)
     })?;
+    let real = options.hypervisor == "libvirt";
+    if real {
+        guest_image::build(paths)?;
+    }
     let bound = (options.minutes * 60.0 + BESIDE).to_string();
     let program = paths.target.join("debug/yakumo-chaos");
     let mut all = vec![
@@ -52,13 +59,17 @@ pub fn run(paths: &Paths, options: &Options) -> Result<()> {
         program.display().to_string(),
     ];
     all.extend(["--minutes".into(), options.minutes.to_string()]);
-    all.extend(["--users".into(), options.users.to_string()]);
+    let users = options.users.unwrap_or(if real { 2 } else { 4 });
+    all.extend(["--users".into(), users.to_string()]);
+    all.extend(["--hypervisor".into(), options.hypervisor.clone()]);
     all.extend(["--database".into(), options.database.clone()]);
     if let Some(seed) = options.seed {
         all.extend(["--seed".into(), seed.to_string()]);
     }
     let result = Run::new("timeout", all)
         .env("YAKUMO_TEST_PROGRAM", paths.program())
+        .env("YAKUMO_TEST_XTASK", std::env::current_exe()?)
+        .env("YAKUMO_TEST_GUEST_IMAGE", paths.guest_image())
         .log(&paths.log())
         .lines(|line| println!("{line}"));
     if result.is_err() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use yakumo_db::Backend;
-use yakumo_integration::chaos::{self, Plan};
+use yakumo_integration::chaos::{self, Hypervisor, Plan};
 
 #[derive(Parser)]
 #[command(about = "Breaks a cloud while people use it, and counts.")]
@@ -25,6 +25,9 @@ struct Arguments {
     /// People who use it at the same time.
     #[arg(long, default_value_t = 4)]
     users: usize,
+    /// `simulated`, or `libvirt` for two hosts with guests that boot.
+    #[arg(long, default_value = "simulated")]
+    hypervisor: String,
 }
 
 #[tokio::main]
@@ -38,15 +41,28 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let hypervisor = match arguments.hypervisor.as_str() {
+        "simulated" => Hypervisor::Simulated,
+        "libvirt" => Hypervisor::Libvirt,
+        other => {
+            println!("error: {other} is no hypervisor: simulated or libvirt");
+            return ExitCode::FAILURE;
+        }
+    };
     let seed = arguments.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let plan = Plan {
+        hypervisor,
         lasts: Duration::from_secs_f64(arguments.minutes * 60.0),
         seed,
         database,
         users: arguments.users,
         outage_every: Duration::from_secs(60),
-        quiet: Duration::from_secs(30),
+        quiet: match hypervisor {
+            Hypervisor::Simulated => Duration::from_secs(30),
+            // Guests boot, on a machine that has other things to do.
+            Hypervisor::Libvirt => Duration::from_secs(75),
+        },
     };
     let begun = Instant::now();
     let say = move |what: &str| println!("{:7.1} s  {what}", begun.elapsed().as_secs_f64());

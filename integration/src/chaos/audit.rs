@@ -10,8 +10,10 @@ use serde_json::Value;
 use yakumo_db::{Db, DbConfig};
 
 use super::journal::{Journal, Removed};
+use super::real_hosts;
 use crate::client::{Api, Client, list, text};
-use crate::cloud::TestCloud;
+use crate::cloud::{TestCloud, host_name};
+use crate::real::Host;
 use crate::world::World;
 
 /// See the module.
@@ -19,6 +21,7 @@ pub struct Audit<'a> {
     cloud: &'a TestCloud,
     world: &'a World,
     journals: &'a [Journal],
+    hosts: &'a [Host],
     pub violations: Vec<String>,
     pub notes: Vec<String>,
 }
@@ -45,9 +48,15 @@ impl<'a> Audit<'a> {
             cloud,
             world,
             journals,
+            hosts: &[],
             violations: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// With the hosts, if they are real ones.
+    pub fn with_hosts(self, hosts: &'a [Host]) -> Self {
+        Self { hosts, ..self }
     }
 
     fn violation(&mut self, what: String) {
@@ -188,6 +197,11 @@ impl<'a> Audit<'a> {
         self.quotas(&there).await?;
         self.claims(&there).await?;
         self.hosts(&there)?;
+        for (number, host) in self.hosts.iter().enumerate() {
+            let name = host_name(number);
+            let wrong = real_hosts::violations(host, &name, &self.world.admin);
+            self.violations.extend(wrong.await?);
+        }
         self.tables().await
     }
 
@@ -350,7 +364,7 @@ impl<'a> Audit<'a> {
     }
 
     fn host_folders(&self) -> Result<Vec<PathBuf>> {
-        let mut folders = Vec::new();
+        let mut folders: Vec<PathBuf> = self.hosts.iter().map(Host::data).collect();
         for entry in std::fs::read_dir(self.cloud.folder())? {
             let entry = entry?;
             let name = entry.file_name();
@@ -422,7 +436,8 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    async fn query(&self, section: &str, sql: &str) -> Result<Vec<QueryResult>> {
+    /// Runs a statement on the database of a service.
+    pub async fn query(&self, section: &str, sql: &str) -> Result<Vec<QueryResult>> {
         let urls = self.cloud.databases();
         let (_, url) = urls
             .iter()

@@ -6,9 +6,10 @@
 //! between does not: a run with the same seed is as hard, but not the same.
 
 mod adversary;
-mod audit;
+pub mod audit;
 mod echo;
-mod journal;
+pub mod journal;
+pub mod real_hosts;
 mod user;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use yakumo_testing::databases::Durability;
 
 use crate::client::Api;
 use crate::cloud::{Options, TestCloud};
+use crate::real::{Host, RealCloud};
 use crate::world::{self, World};
 use adversary::Adversary;
 use echo::Echo;
@@ -31,11 +33,22 @@ use user::User;
 /// A user who stops ends what was begun within this.
 const LAST_WORDS: Duration = Duration::from_secs(240);
 /// Removing everything at the end.
-const REMOVAL: Duration = Duration::from_secs(120);
+const REMOVAL: Duration = Duration::from_secs(240);
+
+/// What carries the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// Three hosts that exist in memory only.
+    Simulated,
+    /// Two real ones, whose guests boot.
+    Libvirt,
+}
 
 /// What is to be done to a cloud.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// What carries the guests.
+    pub hypervisor: Hypervisor,
     /// How long it is broken.
     pub lasts: Duration,
     /// Where chance begins.
@@ -65,19 +78,53 @@ pub struct Outcome {
 
 /// Runs the plan; `say` hears what is being done.
 pub async fn run(plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
-    let mut cloud = TestCloud::distributed(
-        plan.database,
-        Options {
-            build_ms: 300,
-            replicas: 2,
-            hosts: 3,
-            wired: true,
-            durability: Durability::Durable,
-            ..Options::default()
-        },
-    )
-    .await?;
-    let world = Arc::new(World::make(&cloud).await?);
+    let options = Options {
+        build_ms: 300,
+        replicas: 2,
+        hosts: 3,
+        wired: true,
+        durability: Durability::Durable,
+        ..Options::default()
+    };
+    if plan.hypervisor == Hypervisor::Simulated {
+        let cloud = TestCloud::distributed(plan.database, options).await?;
+        let world = World::make(&cloud).await?;
+        return run_on(plan, say, cloud, world, &[]).await;
+    }
+    let real = RealCloud::of_two_hosts(plan.database, options).await?;
+    let network = real.carried_network("mesh", "10.77.0.0/24").await?;
+    let (image, flavor) = (real.image.clone(), real.flavor.clone());
+    let RealCloud {
+        cloud,
+        host,
+        others,
+        fabric,
+        world,
+        ..
+    } = real;
+    let world = World {
+        image,
+        flavor,
+        network,
+        ..world
+    };
+    let hosts: Vec<Host> = std::iter::once(host).chain(others).collect();
+    let outcome = run_on(plan, say, cloud, world, &hosts).await;
+    drop(hosts);
+    drop(fabric);
+    outcome
+}
+
+async fn run_on(
+    plan: &Plan,
+    say: &(dyn Fn(&str) + Sync),
+    mut cloud: TestCloud,
+    world: World,
+    hosts: &[Host],
+) -> Result<Outcome> {
+    let world = Arc::new(world);
+    // Guests that really boot are few on a small machine.
+    let things = if hosts.is_empty() { 6 } else { 2 };
     let requests = Arc::new(AtomicU64::new(0));
     let echo = Echo::start(cloud.broker.as_ref().context("no broker")?, plan.seed).await?;
 
@@ -96,6 +143,7 @@ pub async fn run(plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
             &cloud.fronts,
             Arc::clone(&world),
             Arc::clone(&requests),
+            things,
         )?;
         users.push(tokio::spawn(user.act(enough.clone())));
     }
@@ -126,7 +174,7 @@ pub async fn run(plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
     }
 
     say("counting");
-    let mut audit = audit::Audit::new(&cloud, &world, &journals);
+    let mut audit = audit::Audit::new(&cloud, &world, &journals).with_hosts(hosts);
     audit.of_what_was_told().await?;
     audit.of_what_is_there().await?;
     say("removing everything");

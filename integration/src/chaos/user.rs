@@ -26,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(12);
 const ANSWERED: Duration = Duration::from_secs(120);
 /// A person looks so long whether what was asked for is done, then goes on.
 const WATCHED: Duration = Duration::from_secs(20);
-/// Things of one kind that a person has at the most.
-const ENOUGH: usize = 6;
 
 /// An answer, and whether an earlier try may have been heard without one.
 struct Said {
@@ -58,6 +56,8 @@ pub struct User {
     world: Arc<World>,
     requests: Arc<AtomicU64>,
     name: String,
+    /// Of one kind, at the most.
+    things: usize,
     made: u32,
     journal: Journal,
 }
@@ -70,6 +70,7 @@ impl User {
         fronts: &[Ports],
         world: Arc<World>,
         requests: Arc<AtomicU64>,
+        things: usize,
     ) -> Result<Self> {
         let mix = u64::try_from(number)?.wrapping_add(1) << 32;
         Ok(Self {
@@ -81,6 +82,7 @@ impl User {
             world,
             requests,
             name: format!("user-{number}"),
+            things,
             made: 0,
             journal: Journal {
                 project: client.project_id.clone(),
@@ -245,7 +247,7 @@ impl User {
     }
 
     async fn make_server(&mut self) {
-        if self.servers().len() >= ENOUGH {
+        if self.servers().len() >= self.things {
             return;
         }
         let name = self.new_name();
@@ -341,7 +343,7 @@ impl User {
     }
 
     async fn make_volume(&mut self) {
-        if self.volumes().len() >= ENOUGH {
+        if self.volumes().len() >= self.things {
             return;
         }
         let name = self.new_name();
@@ -425,7 +427,7 @@ impl User {
 
     async fn make_port(&mut self) {
         let here = self.journal.ports.values();
-        if here.filter(|it| it.removed == Removed::No).count() >= ENOUGH {
+        if here.filter(|it| it.removed == Removed::No).count() >= self.things {
             return;
         }
         let name = self.new_name();
@@ -459,7 +461,7 @@ impl User {
 
     async fn make_floating_ip(&mut self) {
         let here = self.journal.floating_ips.values();
-        if here.filter(|it| it.removed == Removed::No).count() >= ENOUGH {
+        if here.filter(|it| it.removed == Removed::No).count() >= self.things {
             return;
         }
         let name = self.new_name();

@@ -256,20 +256,27 @@ async fn start_hosts(
     config.simulated.build_failures = wanted.build_failures;
     config.simulated.flush = false;
     let (network, volume) = (network_config(root), volume_config(root));
-    let started = yakumo_compute::start(process.named("compute"), Buses::one(bus.clone()), config)
-        .await
-        .context("compute")?;
+    let started = yakumo_compute::start(
+        process.named("compute"),
+        Buses::one(bus.clone()),
+        config,
+        yakumo_compute::Reports::AtOnce,
+    )
+    .await
+    .context("compute")?;
     for host in started.hosts {
         let bus = host.bus;
         let data_dir = root.join("hosts").join(&host.name);
         let on_network = yakumo_network::HostSettings {
             host: host.name.clone(),
             host_id: host.agent.host_id(),
+            recognition: host.agent.recognition(),
             data_dir: data_dir.clone(),
         };
         let on_volumes = yakumo_volume::HostSettings {
             host: host.name.clone(),
             host_id: host.agent.host_id(),
+            recognition: host.agent.recognition(),
             data_dir,
         };
         let handlers: Vec<Arc<dyn Handler>> = vec![

@@ -15,9 +15,11 @@ mod real_guests;
 mod restore;
 mod schemas;
 mod servers;
+mod several_hosts;
 mod simulated;
 mod smoke;
 mod trace;
+mod two_of_one_name;
 mod volume;
 
 use tokio::sync::{Mutex, MutexGuard};

@@ -12,7 +12,7 @@ use yakumo_integration::client::{Api, Client, text};
 use yakumo_integration::cloud::Options;
 use yakumo_integration::collector::Collector;
 use yakumo_integration::programs::{self, Output};
-use yakumo_integration::real::{BOOT, Guest, RealCloud, ssh};
+use yakumo_integration::real::{BOOT, Guest, Host, RealCloud, ssh};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world;
 
@@ -66,17 +66,17 @@ async fn a_server_and_its_volume() -> Result<()> {
     let path = format!("/volumes/{volume}");
     alice.delete(Api::Volume, &path).await?.ok()?;
     alice.gone(Api::Volume, &path, BOOT).await?;
-    let known = leases(&real)?;
+    let known = leases(&real.host)?;
     ensure!(
         known.iter().any(|(_, text)| text.contains(&guest.mac)),
         "{known:?}"
     );
     real.world.remove(&alice, server).await?;
-    nothing_is_left(&real, &guest).await?;
+    nothing_is_left(&real.host, &guest).await?;
     // The one beside it, on the same bridge and in the same group, never noticed.
     real.inside(&neighbour.floating, "true").await?;
     real.world.remove(&alice, &neighbour.id).await?;
-    nothing_is_left(&real, &neighbour).await?;
+    nothing_is_left(&real.host, &neighbour).await?;
     let domains = real.host.domains().await?;
     ensure!(domains.trim().is_empty(), "domains: {domains}");
     let links = real.host.run(&["ip", "-o", "link"]).await?;
@@ -267,8 +267,7 @@ async fn nothing_is_cut(real: &mut RealCloud, guest: &Guest) -> Result<()> {
 
 /// No domain, process, tap, rule, address, flow, lease, disk or log of a deleted
 /// server, whatever else lives on the host.
-async fn nothing_is_left(real: &RealCloud, guest: &Guest) -> Result<()> {
-    let host = &real.host;
+pub async fn nothing_is_left(host: &Host, guest: &Guest) -> Result<()> {
     // The part of the port's id that taps and chains are named after.
     let key: String = guest.port.replace('-', "").chars().take(11).collect();
     let names = [
@@ -282,7 +281,7 @@ async fn nothing_is_left(real: &RealCloud, guest: &Guest) -> Result<()> {
         find(host.folder(), name, &mut left)?;
     }
     ensure!(left.is_empty(), "{left:?}");
-    for (file, text) in leases(real)? {
+    for (file, text) in leases(host)? {
         ensure!(
             !text.contains(&guest.mac) && !has_address(&text, &guest.fixed),
             "{}: {text}",
@@ -315,9 +314,9 @@ async fn nothing_is_left(real: &RealCloud, guest: &Guest) -> Result<()> {
 }
 
 /// The files in which the host's DHCP servers keep their leases.
-fn leases(real: &RealCloud) -> Result<Vec<(PathBuf, String)>> {
+fn leases(host: &Host) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
-    find(&real.host.data(), "leases", &mut files)?;
+    find(&host.data(), "leases", &mut files)?;
     files
         .into_iter()
         .map(|file| Ok((file.clone(), std::fs::read_to_string(file)?)))
@@ -414,7 +413,7 @@ async fn a_host_that_loses_a_guest_and_then_its_power_gets_everything_back() -> 
     real.detach(&alice, &guest.id, &guest.floating, &volume)
         .await?;
     real.world.remove(&alice, &guest.id).await?;
-    nothing_is_left(&real, &guest).await?;
+    nothing_is_left(&real.host, &guest).await?;
     real.inside(&other.floating, "true").await?;
     real.cloud.done().await
 }
@@ -473,6 +472,6 @@ async fn over_rabbitmq_and_postgresql() -> Result<()> {
 
     openstack_cli::tour(&real).await?;
     real.world.remove(&alice, &guest.id).await?;
-    nothing_is_left(&real, &guest).await?;
+    nothing_is_left(&real.host, &guest).await?;
     real.cloud.done().await
 }

@@ -31,7 +31,7 @@ use yakumo_rpc::{Bus, Handler, Principal};
 use yakumo_service::Process;
 use yakumo_types::{Env, HostId};
 
-pub use agent::{Agent, AgentParts};
+pub use agent::{Agent, AgentParts, Reports};
 pub use config::{
     Config, Connections, DriverKind, ImagesConfig, LibvirtConfig, SimulatedConfig, VirtType,
 };
@@ -102,12 +102,13 @@ impl Started {
 }
 
 /// Starts the agents of this process's hosts and returns once they have taken
-/// up their servers. They report by themselves; they take messages once the
-/// caller serves their topics with the handlers in [`Started`].
+/// up their servers. They take messages once the caller serves their topics with
+/// the handlers in [`Started`].
 pub fn start(
     process: Process,
     buses: Buses,
     config: Config,
+    reports: Reports,
 ) -> BoxFuture<'static, anyhow::Result<Started>> {
     async move {
         config.check()?;
@@ -116,8 +117,8 @@ pub fn start(
         }
         let own = host_name(&config)?;
         match config.driver {
-            DriverKind::Simulated => start_simulated(process, buses, config, own).await,
-            DriverKind::Libvirt => start_libvirt(process, buses.own, config, own).await,
+            DriverKind::Simulated => start_simulated(process, buses, config, own, reports).await,
+            DriverKind::Libvirt => start_libvirt(process, buses.own, config, own, reports).await,
         }
     }
     .boxed()
@@ -189,6 +190,7 @@ async fn start_simulated(
     buses: Buses,
     config: Config,
     own: String,
+    reports: Reports,
 ) -> anyhow::Result<Started> {
     let names = config.simulated.names(&own);
     let durability = if config.simulated.flush {
@@ -219,6 +221,7 @@ async fn start_simulated(
             hypervisor,
             // Of those that share a connection, one is enough.
             proves_hearing: number == 0 || config.simulated.connections == Connections::Each,
+            reports,
         })
         .await?;
         started.hosts.push(started_host(agent, bus));
@@ -233,6 +236,7 @@ pub async fn start_with(
     bus: Bus,
     config: Config,
     hypervisor: Arc<dyn Hypervisor>,
+    reports: Reports,
 ) -> anyhow::Result<StartedHost> {
     config.check()?;
     let name = host_name(&config)?;
@@ -247,6 +251,7 @@ pub async fn start_with(
         durability: Durability::Flushed,
         hypervisor,
         proves_hearing: true,
+        reports,
     })
     .await?;
     Ok(started_host(agent, bus))
@@ -262,13 +267,14 @@ async fn start_libvirt(
     bus: Bus,
     config: Config,
     own: String,
+    reports: Reports,
 ) -> anyhow::Result<Started> {
     let hypervisor = drivers::libvirt::LibvirtHypervisor::start(&process, &config).await?;
     let config = Config {
         host: own,
         ..config
     };
-    let host = start_with(process, bus, config, Arc::new(hypervisor)).await?;
+    let host = start_with(process, bus, config, Arc::new(hypervisor), reports).await?;
     Ok(Started { hosts: vec![host] })
 }
 
@@ -278,6 +284,7 @@ async fn start_libvirt(
     _bus: Bus,
     _config: Config,
     _own: String,
+    _reports: Reports,
 ) -> anyhow::Result<Started> {
     anyhow::bail!(
         "compute.driver is libvirt, and this program was built without the feature `libvirt`"

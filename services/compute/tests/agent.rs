@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use yakumo_compute::drivers::simulated::SimulatedHypervisor;
-use yakumo_compute::{Buses, SimulatedConfig};
+use yakumo_compute::{Buses, Reports, SimulatedConfig};
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{
     ConsoleLogRequest, Power, Resources, ServerSpec, SetDesiredRequest,
@@ -537,9 +537,14 @@ async fn many_simulated_hosts_live_in_one_process() {
         },
         ..yakumo_compute::Config::default()
     };
-    let started = yakumo_compute::start(process.clone(), Buses::one(world.bus.clone()), config)
-        .await
-        .unwrap();
+    let started = yakumo_compute::start(
+        process.clone(),
+        Buses::one(world.bus.clone()),
+        config,
+        Reports::AtOnce,
+    )
+    .await
+    .unwrap();
     assert_eq!(started.hosts.len(), 200);
     let servers = started.serve().await.unwrap();
     let mut waiting = Vec::new();

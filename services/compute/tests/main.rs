@@ -10,5 +10,6 @@ mod drivers;
 mod full;
 #[cfg(feature = "libvirt")]
 mod libvirt;
+mod serving;
 mod store;
 mod support;

@@ -44,6 +44,8 @@ struct Heard {
     fail: u32,
     forget: bool,
     register_refusals: u32,
+    /// The host of the name.
+    host_id: Option<String>,
 }
 
 /// Hears what hosts report.
@@ -68,6 +70,16 @@ impl FakeApi {
         let mut heard = self.heard.lock().unwrap();
         heard.states.clear();
         heard.forget = true;
+    }
+
+    /// Another one may have its name.
+    pub fn remove_host(&self) {
+        self.heard.lock().unwrap().host_id = None;
+    }
+
+    /// It is another one's from now on.
+    pub fn give_name_to(&self, host_id: &str) {
+        self.heard.lock().unwrap().host_id = Some(host_id.to_owned());
     }
 
     pub fn incarnation(&self) -> u64 {
@@ -107,6 +119,10 @@ impl HostReportsServer for FakeApi {
         if heard.register_refusals > 0 {
             heard.register_refusals -= 1;
             return Err(Fault::conflict("Another host has this name."));
+        }
+        let known = heard.host_id.get_or_insert(facts.host_id.clone());
+        if *known != facts.host_id {
+            return Err(Fault::conflict("The name is another host's."));
         }
         heard.incarnation += 1;
         heard.forget = false;
@@ -207,6 +223,7 @@ impl World {
             self.bus.as_host(HOST),
             self.config.clone(),
             Arc::clone(&self.hypervisor),
+            yakumo_compute::Reports::AtOnce,
         )
         .await
         .unwrap();

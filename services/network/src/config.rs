@@ -1,5 +1,6 @@
 //! `[network]`: the settings of the manager and of the agents.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -155,6 +156,11 @@ pub struct HostConfig {
     /// addresses are translated there, and floating IPs are added to it. At
     /// most 12 characters. Empty: guests do not reach the outside.
     pub public_interface: String,
+    /// Interfaces (inside that namespace) that carry flat networks between
+    /// hosts, by the names of physical networks. Such an interface becomes a
+    /// port of its network's bridge and belongs to that alone: it has no
+    /// address, and is not the way out.
+    pub flat_interfaces: BTreeMap<String, String>,
     /// The default gateway of the namespace, set if there is none.
     pub public_gateway: Option<Ipv4Addr>,
     /// Where the agent keeps its state; `<data_dir>/network` of the program if empty.
@@ -180,6 +186,7 @@ impl Default for HostConfig {
             driver: Driver::Real,
             netns: String::new(),
             public_interface: String::new(),
+            flat_interfaces: BTreeMap::new(),
             public_gateway: None,
             data_dir: PathBuf::new(),
             metadata_port: 8775,
@@ -203,6 +210,23 @@ impl HostConfig {
             self.resync_seconds > 0 && self.announce_seconds > 0 && self.lease_seconds >= 120,
             "network.host: intervals must not be zero, and a lease lasts two minutes or more"
         );
+        let mut taken = BTreeSet::from([self.public_interface.as_str()]);
+        for (physical, interface) in &self.flat_interfaces {
+            let fits = (1..=15).contains(&interface.len())
+                && interface
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && byte != b'/')
+                && !interface.starts_with("yk-")
+                && !interface.starts_with("tap");
+            anyhow::ensure!(
+                fits,
+                "network.host.flat_interfaces.{physical}: {interface:?} cannot be the name of an interface"
+            );
+            anyhow::ensure!(
+                taken.insert(interface),
+                "network.host.flat_interfaces.{physical}: {interface} is used for something else already"
+            );
+        }
         Ok(())
     }
 
@@ -227,6 +251,30 @@ mod tests {
                 ..ManagerConfig::default()
             };
             assert!(config.check().is_err());
+        }
+    }
+
+    #[test]
+    fn an_interface_carries_one_thing() {
+        let host = |interfaces: &[(&str, &str)]| HostConfig {
+            public_interface: "eth0".into(),
+            flat_interfaces: interfaces
+                .iter()
+                .map(|(physical, name)| ((*physical).to_owned(), (*name).to_owned()))
+                .collect(),
+            ..HostConfig::default()
+        };
+        host(&[("a", "eth1"), ("b", "eth2")]).check().unwrap();
+        for bad in [
+            &[("a", "eth0")][..],
+            &[("a", "eth1"), ("b", "eth1")],
+            &[("a", "")],
+            &[("a", "an interface")],
+            &[("a", "sixteen-letters!")],
+            &[("a", "yk-0")],
+            &[("a", "tap0")],
+        ] {
+            assert!(host(bad).check().is_err(), "{bad:?}");
         }
     }
 }

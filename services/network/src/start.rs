@@ -11,7 +11,7 @@ use yakumo_contracts::network::{
 use yakumo_contracts::network_host::NetworkHostHandler;
 use yakumo_db::{BoxFuture, Db};
 use yakumo_rpc::{Bus, Handler, ServeOptions, Target, Topic};
-use yakumo_service::{Process, drive_reconciler};
+use yakumo_service::{Process, Recognition, drive_reconciler};
 use yakumo_types::HostId;
 
 use crate::agent::driver::{NetworkDriver, SimulatedDriver};
@@ -94,6 +94,8 @@ pub struct HostSettings {
     pub host: String,
     /// The host's own id.
     pub host_id: HostId,
+    /// Whether the agent may speak for the host.
+    pub recognition: Recognition,
     /// Used where the configuration names no folder.
     pub data_dir: PathBuf,
 }
@@ -137,6 +139,7 @@ pub async fn start_host(
         AgentSettings {
             host: settings.host.clone(),
             host_id: settings.host_id.to_string(),
+            recognition: settings.recognition.clone(),
             availability_zone: config.manager.availability_zone.clone(),
             resync: Duration::from_secs(config.host.resync_seconds),
             announce: Duration::from_secs(config.host.announce_seconds),

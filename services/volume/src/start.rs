@@ -14,7 +14,7 @@ use yakumo_contracts::volume_host::VolumeHostHandler;
 use yakumo_db::Db;
 use yakumo_host::RealRunner;
 use yakumo_rpc::{Bus, Handler, ServeOptions, Target, Topic};
-use yakumo_service::{Process, drive_reconciler};
+use yakumo_service::{Process, Recognition, drive_reconciler};
 use yakumo_types::HostId;
 use yakumo_workflow::Engine;
 
@@ -86,6 +86,8 @@ pub struct HostSettings {
     pub host: String,
     /// The host's own id.
     pub host_id: HostId,
+    /// Whether the agent may speak for the host.
+    pub recognition: Recognition,
     /// Used where the configuration names no folder.
     pub data_dir: PathBuf,
 }
@@ -142,9 +144,17 @@ pub async fn start_host(
             reachable_everywhere: config.host.driver == Driver::Simulated,
             ..StorageHost::default()
         },
+        recognition: settings.recognition.clone(),
         every,
     };
-    drive_reconciler(process, Arc::new(announcer), every).nudge();
+    let nudge = drive_reconciler(process, Arc::new(announcer), every);
+    let (recognition, shutdown) = (settings.recognition.clone(), process.shutdown.clone());
+    process.spawn("volume_recognition", async move {
+        tokio::select! {
+            () = recognition.given() => nudge.nudge(),
+            () = shutdown.cancelled() => {}
+        }
+    });
     Ok(Arc::new(VolumeHostHandler::new(agent)))
 }
 

@@ -221,23 +221,35 @@ impl Bus {
         result
     }
 
+    /// Makes the place where a topic's messages wait, so that they do until it
+    /// is served. Serving makes it as well.
+    pub async fn declare(&self, topic: &Topic) -> Result<(), RpcError> {
+        self.check_own(topic)?;
+        self.shared.transport.declare(topic).await
+    }
+
+    fn check_own(&self, topic: &Topic) -> Result<(), RpcError> {
+        check_topic(topic)?;
+        match self.principal() {
+            Principal::Host(name) if *topic != Topic::Host(name.clone()) => Err(RpcError::Refused(
+                format!("the host {name} may not serve {topic}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Serves a topic by several handlers, one for each contract. A process
-    /// serves one topic once. Returns when messages are being taken, or after
-    /// a bound when the broker is away: then serving starts once it is there.
+    /// serves one topic once, and a host's topic is served by one process:
+    /// `InUse` while that is another one. Returns when messages are being taken,
+    /// or after a bound when the broker is away: then serving starts once it is
+    /// there.
     pub async fn serve(
         &self,
         topic: Topic,
         handlers: Vec<Arc<dyn Handler>>,
         options: ServeOptions,
     ) -> Result<Server, RpcError> {
-        check_topic(&topic)?;
-        if let Principal::Host(name) = self.principal()
-            && topic != Topic::Host(name.clone())
-        {
-            return Err(RpcError::Refused(format!(
-                "the host {name} may not serve {topic}"
-            )));
-        }
+        self.check_own(&topic)?;
         let dispatcher = Dispatcher::new(
             topic,
             handlers,

@@ -31,6 +31,9 @@ pub enum RpcError {
     /// The broker's configuration forbids this to this process.
     #[error("refused by the broker: {0}")]
     Refused(String),
+    /// A host's topic has one server, and another process is it.
+    #[error("another process serves {0}")]
+    InUse(String),
     /// The receiver's own answer.
     #[error("refused by the receiver: {0}")]
     Remote(Fault),
@@ -55,6 +58,9 @@ impl From<RpcError> for Fault {
             ),
             RpcError::Malformed(_) | RpcError::Refused(_) => {
                 Self::internal("A message between services could not be exchanged.")
+            }
+            RpcError::InUse(topic) => {
+                Self::conflict(format!("Another process serves {topic} already."))
             }
             RpcError::TooLarge(_) => Self::new(
                 FaultCode::TooLarge,

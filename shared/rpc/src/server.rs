@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -113,6 +114,8 @@ pub struct Server {
     pub(crate) kill: CancellationToken,
     /// Everything that runs for this server.
     pub(crate) tasks: TaskTracker,
+    /// Whether somebody else has the topic meanwhile.
+    pub(crate) displaced: watch::Sender<bool>,
 }
 
 impl Server {
@@ -123,7 +126,14 @@ impl Server {
             stop: closed.child_token(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            displaced: watch::Sender::new(false),
         }
+    }
+
+    /// Whether another process took the topic, a host's, while this one had no
+    /// connection; it is taken back once that one is gone.
+    pub fn displaced(&self) -> watch::Receiver<bool> {
+        self.displaced.subscribe()
     }
 
     /// What is served.

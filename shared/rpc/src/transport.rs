@@ -43,6 +43,8 @@ pub(crate) trait Transport: Send + Sync + 'static {
 
     async fn fanout(&self, message: Outgoing) -> Result<(), RpcError>;
 
+    async fn declare(&self, topic: &Topic) -> Result<(), RpcError>;
+
     async fn serve(&self, dispatcher: Arc<Dispatcher>) -> Result<Server, RpcError>;
 
     fn health(&self) -> BusHealth;

@@ -16,6 +16,7 @@ pub mod http;
 mod metrics;
 mod probe;
 mod process;
+mod recognition;
 mod reconciler;
 mod secret;
 mod telemetry;
@@ -28,6 +29,7 @@ pub use http::{OpsConfig, start_ops};
 pub use metrics::{MetricsHandle, install_metrics};
 pub use probe::probe;
 pub use process::{Process, wait_for_signal};
+pub use recognition::Recognition;
 pub use reconciler::{Nudge, Reconciler, drive_reconciler};
 pub use secret::Secret;
 pub use telemetry::{

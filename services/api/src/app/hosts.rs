@@ -69,6 +69,11 @@ impl ToSync {
         self.nudge.nudge();
     }
 
+    /// Compares this host the next time.
+    pub(crate) fn again(&self, host: &str) {
+        lock(&self.hosts).insert(host.to_owned());
+    }
+
     /// The hosts that were added since the last time.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.hosts))

@@ -88,6 +88,11 @@ async fn sync_all(app: &App, hosts: impl IntoIterator<Item = String>) {
             if let Err(error) = sync(app, &host).await {
                 // One host that does not answer must not hold up the others.
                 tracing::info!(host, %error, "a host could not be compared");
+                // One that has just come back has yet to look at its servers.
+                let starts = error.code == FaultCode::Unavailable;
+                if starts && app.host_is_up(&host).await.unwrap_or(false) {
+                    app.to_sync.again(&host);
+                }
             }
         })
         .await;

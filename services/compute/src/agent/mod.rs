@@ -16,19 +16,20 @@
 mod commands;
 mod owner;
 mod reporter;
+mod serving;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tracing::{info, warn};
 use yakumo_contracts::api::HostFacts;
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{ClaimServerReply, DesiredServer, ServerReport};
 use yakumo_rpc::Bus;
-use yakumo_service::{HealthHandle, Process};
+use yakumo_service::{HealthHandle, Process, Recognition};
 use yakumo_types::{Env, Fault, HostId, RequestContext, RequestId, ServerId};
 
 use crate::claims::{Amount, Ledger};
@@ -40,6 +41,8 @@ use crate::store::{Durability, Record, Store};
 use commands::Command;
 use owner::Owner;
 use reporter::Reporter;
+pub use serving::Reports;
+use serving::Standing;
 
 /// How many commands may wait for an owner that is writing to its disk.
 const COMMANDS: usize = 64;
@@ -74,6 +77,12 @@ pub(crate) struct Host {
     proves_hearing: bool,
     hypervisor_answers: AtomicBool,
     health: HealthHandle,
+    /// Whether it may say anything to the control plane.
+    speaks: watch::Sender<bool>,
+    /// What the control plane takes it for.
+    standing: watch::Sender<Standing>,
+    /// Whether the other agents of the host may speak for it.
+    recognized: watch::Sender<bool>,
     /// Whether the disk takes records.
     pub(crate) records: RecordsHealth,
 }
@@ -144,6 +153,8 @@ pub struct AgentParts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Whether this host keeps the connection under watch by its reports.
     pub proves_hearing: bool,
+    /// Since when it reports.
+    pub reports: Reports,
 }
 
 impl Agent {
@@ -158,6 +169,7 @@ impl Agent {
             durability,
             hypervisor,
             proves_hearing,
+            reports,
         } = parts;
         let env = process.env.clone();
         let opening_env = env.clone();
@@ -205,6 +217,9 @@ impl Agent {
             proves_hearing,
             health,
             records,
+            speaks: watch::Sender::new(reports == Reports::AtOnce),
+            standing: watch::Sender::new(Standing::Unknown),
+            recognized: watch::Sender::new(false),
         });
         let agent = Self { host };
         agent.take_up(loaded.records).await;
@@ -226,6 +241,12 @@ impl Agent {
     /// The host's own id, made at its first start and kept.
     pub fn host_id(&self) -> HostId {
         self.host.host_id
+    }
+
+    /// Whether the control plane takes this process for the host, for its other
+    /// agents.
+    pub fn recognition(&self) -> Recognition {
+        Recognition::of(self.host.recognized.subscribe())
     }
 
     /// The host's name.

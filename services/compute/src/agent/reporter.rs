@@ -174,13 +174,20 @@ pub(super) async fn run(host: Arc<Host>) {
     let shutdown = host.process.shutdown.clone();
     let work = async {
         loop {
-            let mut session = register(&host, &client).await;
-            host.reporter.everything_is_news();
-            session.report_until_forgotten(&host, &client).await;
-            info!(
-                host = host.name,
-                "the control plane wants the host to register again"
-            );
+            host.until_it_speaks(true).await;
+            let speech = async {
+                let mut session = register(&host, &client).await;
+                host.reporter.everything_is_news();
+                session.report_until_forgotten(&host, &client).await;
+                info!(
+                    host = host.name,
+                    "the control plane wants the host to register again"
+                );
+            };
+            tokio::select! {
+                () = speech => {}
+                () = host.until_it_speaks(false) => {}
+            }
         }
     };
     tokio::select! {
@@ -205,6 +212,7 @@ async fn register(host: &Host, client: &HostReportsClient) -> Session {
             match client.register(&host.context(), request).await {
                 Ok(reply) => {
                     host.bus.mark_heard();
+                    host.accepted();
                     let heartbeat = match reply.heartbeat_seconds {
                         0 => seconds(host.config.heartbeat_seconds),
                         given => seconds(given),
@@ -225,6 +233,7 @@ async fn register(host: &Host, client: &HostReportsClient) -> Session {
                         beats: 0,
                     };
                 }
+                Err(fault) if fault.code == FaultCode::Conflict => host.refused(&fault),
                 Err(fault) => tell(host, "registering", failures, &fault),
             }
         }

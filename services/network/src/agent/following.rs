@@ -28,6 +28,7 @@ const HOSTS: [&str; 2] = ["node-a", "node-b"];
 fn agent(world: &World, host: &FakeHost, files: Option<&std::path::Path>) -> Agent {
     let settings = AgentSettings {
         host: host.name.clone(),
+        recognition: yakumo_service::Recognition::always(),
         host_id: String::new(),
         availability_zone: String::new(),
         resync: Duration::from_secs(60),
@@ -105,7 +106,7 @@ impl Play {
         let members = [member(1), member(2)];
         let mut networks = Vec::new();
         for (name, cidr) in [("one", "10.1.0.0/24"), ("two", "10.2.0.0/24")] {
-            let (network, subnet) = world.shared_network(name, cidr).await;
+            let (network, subnet) = world.shared_network_on(name, name, cidr).await;
             networks.push((network.id, subnet.id));
         }
         let external = world.external_network("172.24.4.0/24").await.id;

@@ -7,6 +7,9 @@
 //! kernel bridges what a server sends to its own floating IP. A link that has the tap's name already, of
 //! whatever kind, is used as it is. Floating addresses on the outside interface
 //! carry a label, so that those of others are never touched.
+//!
+//! An interface that carries a network between hosts learns nothing either, and
+//! is the one port that is flooded: who is not here is behind it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -100,7 +103,7 @@ impl Link {
         self.flags.iter().any(|flag| flag == "UP")
     }
 
-    fn ipv4(&self) -> impl Iterator<Item = &Address> {
+    pub(super) fn ipv4(&self) -> impl Iterator<Item = &Address> {
         self.addr_info
             .iter()
             .filter(|address| address.family == "inet")
@@ -110,10 +113,14 @@ impl Link {
         self.linkinfo.info_kind.as_deref() == Some("bridge") && self.ifname.starts_with("yk-")
     }
 
-    fn is_our_tap(&self) -> bool {
+    fn is_on_our_bridge(&self) -> bool {
         self.master
             .as_deref()
             .is_some_and(|master| master.starts_with("yk-"))
+    }
+
+    fn is_our_tap(&self) -> bool {
+        self.is_on_our_bridge() && self.ifname.starts_with("tap")
     }
 }
 
@@ -171,6 +178,20 @@ pub fn plan_removal(model: &Model, public: Option<&str>, present: &Links) -> Str
     for link in present.values() {
         if link.is_our_tap() && !taps.contains(link.ifname.as_str()) {
             let _ = writeln!(text, "link delete dev {}", link.ifname);
+        }
+    }
+    let uplinks: BTreeSet<(&str, &str)> = model
+        .networks
+        .values()
+        .filter_map(|network| Some((network.uplink.as_deref()?, network.bridge.as_str())))
+        .collect();
+    for link in present.values() {
+        let place = (
+            link.ifname.as_str(),
+            link.master.as_deref().unwrap_or_default(),
+        );
+        if link.is_on_our_bridge() && !link.is_our_tap() && !uplinks.contains(&place) {
+            let _ = writeln!(text, "link set dev {} nomaster", link.ifname);
         }
     }
     for link in present.values() {
@@ -255,9 +276,32 @@ fn bridge_mac(host: &str, network: &str) -> String {
     format!("02:{}", bytes.join(":"))
 }
 
-/// The taps, plugged into their bridges. By now the rules for them are in force.
+/// The taps and what carries networks between hosts, plugged into their bridges.
+/// By now the rules for them are in force.
 pub fn plan_taps(model: &Model, present: &Links) -> String {
     let mut text = String::new();
+    for network in model.networks.values() {
+        let Some(uplink) = &network.uplink else {
+            continue;
+        };
+        let link = present.get(uplink);
+        let plugged = link.is_some_and(|link| link.master.as_ref() == Some(&network.bridge));
+        if !plugged {
+            let _ = writeln!(text, "link set dev {uplink} master {}", network.bridge);
+        }
+        let floods = link
+            .and_then(|link| link.linkinfo.info_slave_data)
+            .is_some_and(|flags| flags.flood && !flags.learning && !flags.hairpin);
+        if !plugged || !floods {
+            let _ = writeln!(
+                text,
+                "link set dev {uplink} type bridge_slave flood on learning off hairpin off"
+            );
+        }
+        if !link.is_some_and(Link::is_up) {
+            let _ = writeln!(text, "link set dev {uplink} up");
+        }
+    }
     for port in model.ports.values() {
         let Some(network) = model.networks.get(&port.network) else {
             continue;
@@ -288,6 +332,18 @@ pub fn plan_taps(model: &Model, present: &Links) -> String {
         }
     }
     text
+}
+
+/// Interfaces that will carry networks and did not before.
+pub fn fresh_uplinks(model: &Model, before: &Links) -> Vec<String> {
+    let networks = model.networks.values();
+    networks
+        .filter_map(|network| {
+            let uplink = network.uplink.as_ref()?;
+            let master = before.get(uplink).and_then(|link| link.master.as_ref());
+            (master != Some(&network.bridge)).then(|| uplink.clone())
+        })
+        .collect()
 }
 
 /// The MACs behind the taps, as `bridge -batch` wants it. `shown` is the output
@@ -388,6 +444,32 @@ mod tests {
             "fdb replace fa:16:3e:00:00:0a dev tapaaaaaaaaaaa master static\n\
              fdb replace fa:16:3e:00:00:0b dev tapbbbbbbbbbbb master static\n"
         );
+    }
+
+    #[test]
+    fn what_carries_a_network_is_flooded_and_is_released_when_it_no_longer_does() {
+        let mut model = Model::read(&sample());
+        let free = links(r#"[{"ifname":"eth1","mtu":1500}]"#);
+        let network = model.networks.get_mut(NET).unwrap();
+        network.uplink = Some("eth1".into());
+        assert!(plan_taps(&model, &free).starts_with(
+            "link set dev eth1 master yk-11111111111\n\
+             link set dev eth1 type bridge_slave flood on learning off hairpin off\n\
+             link set dev eth1 up\ntuntap add dev tapaaaaaaaaaaa mode tap\n"
+        ));
+        let plugged = links(
+            r#"[{"ifname":"eth1","flags":["UP"],"mtu":1500,"master":"yk-11111111111",
+              "linkinfo":{"info_slave_data":{"flood":true,"learning":false,"hairpin":false}}}]"#,
+        );
+        assert!(plan_taps(&model, &plugged).starts_with("tuntap"));
+        assert_eq!(plan_removal(&model, None, &plugged), "");
+        // It is a part of the machine, and is never deleted.
+        for gone in [Model::default(), Model::read(&sample())] {
+            assert_eq!(
+                plan_removal(&gone, None, &plugged),
+                "link set dev eth1 nomaster\n"
+            );
+        }
     }
 
     #[test]

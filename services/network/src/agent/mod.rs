@@ -33,6 +33,7 @@ pub(crate) mod model;
 pub(crate) mod real;
 pub(crate) mod render;
 mod state;
+pub(crate) mod uplinks;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -49,7 +50,7 @@ use yakumo_contracts::network_host::{
     ApplyReply, ApplyRequest, NetworkHostServer, StateChangedRequest,
 };
 use yakumo_rpc::Incoming;
-use yakumo_service::Process;
+use yakumo_service::{Process, Recognition};
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
 use desired::{Desired, Missing};
@@ -150,6 +151,8 @@ enum Pulled {
 pub(crate) struct AgentSettings {
     pub host: String,
     pub host_id: String,
+    /// Whether it may speak for the host.
+    pub recognition: Recognition,
     pub availability_zone: String,
     pub resync: Duration,
     pub announce: Duration,
@@ -227,14 +230,23 @@ impl Agent {
             health.degraded(format!("{error:#}"));
         }
         let clock = self.process.env.clock.clone();
+        // It comes within moments, unless something is wrong.
+        tokio::select! {
+            () = self.settings.recognition.given() => {}
+            () = clock.sleep(self.settings.announce) => {}
+            () = self.process.shutdown.cancelled() => {}
+        }
         let mut announced: Option<Duration> = None;
         let mut spoke: Option<Duration> = None;
         let mut looked = clock.monotonic();
         let mut reason = true;
         'passes: loop {
             let now = clock.monotonic();
+            let recognized = self.settings.recognition.is_given();
             let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at));
-            if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
+            if !recognized {
+                reason = true;
+            } else if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
                 match self.announce().await {
                     Some(revision) => {
                         (announced, spoke) = (Some(now), Some(now));
@@ -291,6 +303,7 @@ impl Agent {
                             break;
                         }
                     }
+                    () = self.settings.recognition.given(), if !recognized => break,
                     () = self.process.shutdown.cancelled() => break 'passes,
                 }
             }
@@ -397,7 +410,14 @@ impl Agent {
 
     /// One pass; returns whether the whole host was looked at.
     async fn pass(&self, whole: bool) -> anyhow::Result<bool> {
-        let pulled = self.pull().await;
+        // Another host of this name has another state.
+        let pulled = if self.settings.recognition.is_given() {
+            self.pull().await
+        } else {
+            Err(Fault::unavailable(
+                "the control plane has not said that this is the host of its name",
+            ))
+        };
         let mut wanted = self.wanted.lock().await;
         match pulled {
             Ok(pulled) => self.take(&mut wanted, pulled).await?,
@@ -783,6 +803,7 @@ mod tests {
         let settings = AgentSettings {
             host: "node-1".into(),
             host_id: String::new(),
+            recognition: Recognition::always(),
             availability_zone: String::new(),
             resync: Duration::from_secs(60),
             announce: Duration::from_secs(10),

@@ -40,6 +40,10 @@ pub struct Network {
     pub routed: bool,
     /// Networks with the same router reach each other.
     pub router: Option<String>,
+    /// What carries it between hosts; empty for nothing.
+    pub physical: String,
+    /// The interface that does so here.
+    pub uplink: Option<String>,
     /// IPv4 subnets.
     pub subnets: Vec<Subnet>,
 }
@@ -325,6 +329,8 @@ fn read_network(network: &HostNetwork, rejected: &mut Vec<String>) -> Network {
         mtu: network.mtu.clamp(576, 65_535),
         routed: network.routed,
         router: (!network.router_id.is_empty()).then(|| network.router_id.clone()),
+        physical: network.provider_physical_network.clone(),
+        uplink: None,
         subnets,
     }
 }

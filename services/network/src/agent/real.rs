@@ -25,6 +25,7 @@ use super::kernel;
 use super::links;
 use super::model::Model;
 use super::render;
+use super::uplinks;
 use crate::config::HostConfig;
 use crate::http::metadata::Listeners;
 
@@ -182,11 +183,14 @@ impl RealDriver {
             Stage::Bridges => model.networks.values().map(|one| &one.bridge).collect(),
             Stage::Taps => model.ports.values().map(|port| &port.tap).collect(),
         };
-        let fresh: Vec<String> = names
+        let mut fresh: Vec<String> = names
             .into_iter()
             .filter(|name| !before.contains_key(*name))
             .cloned()
             .collect();
+        if matches!(stage, Stage::Taps) {
+            fresh.extend(links::fresh_uplinks(model, before));
+        }
         self.no_ipv6(&fresh).await?;
         match stage {
             Stage::Bridges => Ok(()),
@@ -215,7 +219,7 @@ impl RealDriver {
         let port = self.config.metadata_port;
         let bridge = [
             render::bridge::render(model),
-            render::bridge::render_echoes(model),
+            render::bridge::render_filter(model),
         ];
         ebtables::apply(runner, &bridge).await?;
         let wanted = render::sets::render(model);
@@ -318,8 +322,10 @@ impl NetworkDriver for RealDriver {
             *prepared = true;
         }
         let mut outcome = Outcome::default();
-        let mut broken = Broken::new();
+        let (model, mut broken) = uplinks::assign(model, &self.config.flat_interfaces);
+        let model = &model;
         let present = self.remove(model, &mut outcome).await?;
+        broken.extend(uplinks::unfit(model, &present));
         self.make(Stage::Bridges, model, &present, &mut broken)
             .await?;
         self.change_rules(model).await?;

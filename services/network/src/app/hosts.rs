@@ -572,6 +572,12 @@ fn host_network(
         routed: row.admin_state_up && (row.network_type == "flat" || behind_gateway),
         router_id: router.unwrap_or_default(),
         provider_network_type: row.network_type,
+        // The way to the outside is the hosts' own.
+        provider_physical_network: if row.external {
+            String::new()
+        } else {
+            row.physical_network
+        },
         project_id: row.project_id,
         id: row.id,
         subnets,

@@ -1,5 +1,9 @@
 //! Networks: `flat` ones that an administrator makes and usually shares, and
 //! `local` ones of projects, which get a bridge of their own on one host.
+//!
+//! A physical network carries frames as they are, so it carries one flat network:
+//! the one that was made on it first. (External networks are beside that; hosts
+//! reach them through an interface of their own.)
 
 use std::collections::HashMap;
 
@@ -33,8 +37,9 @@ impl App {
         }
         let mut rows = Vec::new();
         for new in request.networks {
+            let named = !new.provider_physical_network.is_empty();
             let row = self.new_network(ctx, new)?;
-            rows.push((row.id.clone(), row));
+            rows.push((row.id.clone(), (row, named)));
         }
         self.make(ctx, once, rows, |app, txn, ctx, rows| {
             Box::pin(insert(app, txn, ctx, rows))
@@ -163,11 +168,18 @@ async fn insert(
     app: App,
     txn: &DatabaseTransaction,
     _ctx: RequestContext,
-    rows: Vec<(String, network::Model)>,
+    rows: Vec<(String, (network::Model, bool))>,
 ) -> Result<ListNetworksReply, DbError> {
     let mut networks = Vec::new();
-    for (_, row) in rows {
+    for (_, (mut row, named)) in rows {
         app.spend(txn, &row.project_id, "network", 1).await?;
+        if is_carried(&row) && store::networks::is_taken(txn, &row.physical_network, "").await? {
+            if named {
+                return Err(taken(&row.physical_network).into());
+            }
+            // Nobody asked for that one; it stays on its host.
+            row.physical_network.clear();
+        }
         store::networks::insert(txn, row.clone()).await?;
         networks.push(render::network(row, Vec::new()));
     }
@@ -175,6 +187,18 @@ async fn insert(
         networks,
         more: false,
     })
+}
+
+/// Whether a network is one that a physical network carries between hosts.
+fn is_carried(row: &network::Model) -> bool {
+    row.network_type == "flat" && !row.external && !row.physical_network.is_empty()
+}
+
+fn taken(physical: &str) -> Fault {
+    faults::conflict(
+        "FlatNetworkInUse",
+        format!("The physical network {physical} carries another flat network already."),
+    )
 }
 
 async fn own(
@@ -226,6 +250,11 @@ async fn update(
             return Err(in_use(&row.id).into());
         }
         row.external = external;
+        if is_carried(&row)
+            && store::networks::is_taken(txn, &row.physical_network, &row.id).await?
+        {
+            return Err(taken(&row.physical_network).into());
+        }
     }
     if request.shared == Some(false)
         && row.shared

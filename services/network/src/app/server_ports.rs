@@ -474,13 +474,15 @@ async fn take(
         .collect())
 }
 
-/// A local network is a bridge on one host. Simulated hosts have no bridges.
+/// A local network is a bridge on one host, and so is a flat one that nothing
+/// carries. Simulated hosts have no bridges.
 async fn on_one_host(
     txn: &DatabaseTransaction,
     network: &network::Model,
     host: &str,
 ) -> Result<(), DbError> {
-    if network.network_type != "local" {
+    let is_carried = network.network_type == "flat" && !network.physical_network.is_empty();
+    if is_carried {
         return Ok(());
     }
     let simulated = store::hosts::find(txn, host)
@@ -494,7 +496,7 @@ async fn on_one_host(
         return Ok(());
     };
     Err(Fault::conflict(format!(
-        "The network {} is local to the host {other}; the server cannot be on another one.",
+        "The network {} is on the host {other} alone; the server cannot be on another one.",
         network.id
     ))
     .into())

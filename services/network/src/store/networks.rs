@@ -88,6 +88,24 @@ pub async fn usable(db: &impl ConnectionTrait, project: &str) -> Result<Vec<Mode
         .await?)
 }
 
+/// Whether a physical network carries a flat network other than `id`. What it
+/// carries does not change until the transaction ends.
+pub async fn is_taken(
+    db: &impl ConnectionTrait,
+    physical: &str,
+    id: &str,
+) -> Result<bool, DbError> {
+    super::quotas::lock(db, "all physical networks").await?;
+    let found = Entity::find()
+        .filter(Column::PhysicalNetwork.eq(physical))
+        .filter(Column::NetworkType.eq("flat"))
+        .filter(Column::External.eq(false))
+        .filter(Column::Id.ne(id))
+        .one(db)
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Inserts a network.
 pub async fn insert(db: &impl ConnectionTrait, row: Model) -> Result<(), DbError> {
     let active: ActiveModel = row.into();

@@ -96,6 +96,7 @@ impl Cloud {
         };
         let settings = HostSettings {
             host: HOST.into(),
+            recognition: yakumo_service::Recognition::always(),
             host_id: HostId::from_uuid(uuid::Uuid::from_u128(9)),
             data_dir: self.folder.path().join("data"),
         };
@@ -574,6 +575,7 @@ async fn the_kept_state_is_made_real_without_the_control_plane() {
     };
     let settings = HostSettings {
         host: HOST.into(),
+        recognition: yakumo_service::Recognition::always(),
         host_id: HostId::from_uuid(uuid::Uuid::from_u128(9)),
         data_dir: cloud.data(),
     };

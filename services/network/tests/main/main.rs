@@ -7,6 +7,7 @@
 
 mod addresses;
 mod agent;
+mod carried;
 mod isolation;
 mod manager;
 mod namespaces;

@@ -182,6 +182,17 @@ impl World {
 
     /// A network with one subnet, made by an administrator and shared.
     pub async fn shared_network(&self, name: &str, cidr: &str) -> (Network, Subnet) {
+        self.shared_network_on("", name, cidr).await
+    }
+
+    /// The same, carried by a physical network; the usual one, if that is free,
+    /// where none is named.
+    pub async fn shared_network_on(
+        &self,
+        physical: &str,
+        name: &str,
+        cidr: &str,
+    ) -> (Network, Subnet) {
         let admin = admin();
         let network = self
             .networks
@@ -191,6 +202,7 @@ impl World {
                     networks: vec![NewNetwork {
                         name: name.into(),
                         shared: Some(true),
+                        provider_physical_network: physical.into(),
                         ..NewNetwork::default()
                     }],
                     ..Default::default()

@@ -19,7 +19,7 @@ use yakumo_contracts::volume_host::{
     ListReply, UnexportRequest, VolumeHostServer, VolumeRequest,
 };
 use yakumo_rpc::Incoming;
-use yakumo_service::Reconciler;
+use yakumo_service::{Recognition, Reconciler};
 use yakumo_types::{AttachmentId, Env, Fault, RequestContext, VolumeId};
 
 use crate::drivers::{Export, VolumeDriver, is_no_room};
@@ -275,6 +275,8 @@ pub struct Announcer {
     pub driver: Arc<dyn VolumeDriver>,
     /// Name, id and zone of this host.
     pub host: StorageHost,
+    /// Whether it may say so.
+    pub recognition: Recognition,
     /// After this time an announcement is of no use.
     pub every: Duration,
 }
@@ -286,6 +288,9 @@ impl Reconciler for Announcer {
     }
 
     async fn reconcile(&self) -> anyhow::Result<()> {
+        if !self.recognition.is_given() {
+            return Ok(());
+        }
         let space = self.driver.space().await?;
         let host = StorageHost {
             free_gib: space.free_gib,

@@ -81,6 +81,7 @@ impl Cloud {
         let bus = self.bus.as_host(HOST);
         let settings = HostSettings {
             host: HOST.into(),
+            recognition: yakumo_service::Recognition::always(),
             host_id: HostId::from_uuid(Uuid::from_u128(1)),
             data_dir: self.data_dir.clone(),
         };

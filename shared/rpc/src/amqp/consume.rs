@@ -18,8 +18,8 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 use yakumo_types::Env;
 
-use super::layout::{self, Route};
-use super::session::{Consumers, Session};
+use super::layout::{self, Declared, Route};
+use super::session::{Consumers, Session, is_in_use};
 use super::{Inner, TRANSIENT, parking, principal_of, refused};
 use crate::address::{Kind, Principal, Topic};
 use crate::dispatch::{Delivery, Dispatcher, Verdict};
@@ -32,6 +32,8 @@ use crate::trace;
 const READY_BOUND: Duration = Duration::from_secs(30);
 /// How long the setting up of a topic's queues may take.
 const ATTACH_BOUND: Duration = Duration::from_secs(20);
+/// Between two looks at whether a host's queue is free.
+const IN_USE_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is made sure that the queues still exist, at the least.
 const VERIFY_EVERY: Duration = Duration::from_secs(120);
 /// Failures that are remembered at the most.
@@ -70,6 +72,7 @@ async fn attend(
     let mut ready = Some(ready);
     let mut sessions = inner.session.subscribe();
     loop {
+        let mut pause = Duration::from_millis(200);
         let session = tokio::select! {
             () = server.stop.cancelled() => return,
             session = sessions.wait_for(Option::is_some) => match session {
@@ -81,7 +84,7 @@ async fn attend(
         let attached = tokio::select! {
             () = server.stop.cancelled() => return,
             () = session.over.cancelled() => None,
-            attached = tokio::time::timeout(ATTACH_BOUND, attach(&inner, &session, &dispatcher)) => Some(attached),
+            attached = attach_in_turn(&inner, &session, &dispatcher) => Some(attached),
         };
         match attached {
             None => {}
@@ -90,8 +93,21 @@ async fn attend(
                 "the broker does not set up a queue; `rabbitmqctl list_queues` shows its state, \
                  and a quorum queue that has lost its leader for good must be deleted"
             ),
-            Some(Ok(Ok((queues, consumers)))) => {
+            Some(Ok(Ok(Attached::InUse))) => {
+                if let Some(ready) = ready.take() {
+                    let _ = ready.send(Err(RpcError::InUse(server.topic.name())));
+                    return;
+                }
+                // Somebody came while the connection was away, or the broker has
+                // not noticed yet that it was.
+                if !server.displaced.send_replace(true) {
+                    warn!(topic = %server.topic, "another consumer has the queue; it is waited for");
+                }
+                pause = IN_USE_PAUSE;
+            }
+            Some(Ok(Ok(Attached::Serving(queues, consumers)))) => {
                 info!(topic = %server.topic, "serving");
+                server.displaced.send_replace(false);
                 if let Some(ready) = ready.take() {
                     let _ = ready.send(Ok(()));
                 }
@@ -113,27 +129,62 @@ async fn attend(
         }
         tokio::select! {
             () = server.stop.cancelled() => return,
-            () = inner.env.clock.sleep(Duration::from_millis(200)) => {}
+            () = inner.env.clock.sleep(pause) => {}
         }
     }
+}
+
+/// What came of setting up a topic's queues.
+enum Attached {
+    Serving(Vec<ShortString>, Consumers),
+    /// Another process serves the host.
+    InUse,
+}
+
+/// A process may serve very many hosts, and a broker allows few thousand channels:
+/// so not all of them are set up at once. The waiting is not a part of the bound.
+async fn attach_in_turn(
+    inner: &Inner,
+    session: &Session,
+    dispatcher: &Dispatcher,
+) -> Result<lapin::Result<Attached>, tokio::time::error::Elapsed> {
+    // It is never closed.
+    let _turn = inner.attaching.acquire().await;
+    tokio::time::timeout(ATTACH_BOUND, attach(inner, session, dispatcher)).await
+}
+
+/// Makes the queues of a topic, without serving it.
+pub(crate) async fn declare(
+    inner: &Inner,
+    session: &Session,
+    topic: &Topic,
+) -> lapin::Result<Declared> {
+    // A refusal closes the channel on which it happens, so this is one of its own.
+    let channel = session.connection.create_channel().await?;
+    let hex = inner.env.rng.uuid().simple().to_string();
+    let declared = layout::declare_topic(&channel, topic, &hex).await?;
+    if let Err(error) = channel.close(200, "declared".into()).await {
+        debug!(%error, "a channel could not be closed");
+    }
+    Ok(declared)
 }
 
 async fn attach(
     inner: &Inner,
     session: &Session,
     dispatcher: &Dispatcher,
-) -> lapin::Result<(Vec<ShortString>, Consumers)> {
-    // A refusal closes the channel on which it happens, so this is one of its own.
-    let channel = session.connection.create_channel().await?;
-    let hex = inner.env.rng.uuid().simple().to_string();
-    let queues = layout::declare_topic(&channel, &dispatcher.topic, &hex).await?;
-    if let Err(error) = channel.close(200, "declared".into()).await {
-        debug!(%error, "a channel could not be closed");
+) -> lapin::Result<Attached> {
+    let Declared { queues, taken } = declare(inner, session, &dispatcher.topic).await?;
+    if taken {
+        return Ok(Attached::InUse);
     }
-    let consumers = session
-        .consume(&queues, dispatcher.options.concurrency)
-        .await?;
-    Ok((queues, consumers))
+    let (prefetch, alone) = (dispatcher.options.concurrency, dispatcher.topic.is_host());
+    match session.consume(&queues, prefetch, alone).await {
+        Ok(consumers) => Ok(Attached::Serving(queues, consumers)),
+        // Another one was faster.
+        Err(error) if alone && is_in_use(&error) => Ok(Attached::InUse),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes messages until the session or the server ends.

@@ -228,12 +228,20 @@ pub(crate) async fn declare_replies(
     }
 }
 
-/// Declares the queues of a topic and returns the names to consume from.
+/// The queues of a topic, as they were declared.
+pub(crate) struct Declared {
+    /// To consume from.
+    pub queues: Vec<ShortString>,
+    /// Whether somebody consumes from the queue of a host.
+    pub taken: bool,
+}
+
+/// Declares the queues of a topic.
 pub(crate) async fn declare_topic(
     channel: &Channel,
     topic: &Topic,
     hex: &str,
-) -> lapin::Result<Vec<ShortString>> {
+) -> lapin::Result<Declared> {
     let name = topic.name();
     let casts = casts_queue(&name);
     let reject = ("x-overflow", text("reject-publish"));
@@ -247,10 +255,13 @@ pub(crate) async fn declare_topic(
             ("x-expires", AMQPValue::LongInt(HOST_EXPIRES)),
             reject,
         ]);
-        channel
+        let queue = channel
             .queue_declare(casts.as_str().into(), durable, arguments)
             .await?;
-        return Ok(vec![casts.into()]);
+        return Ok(Declared {
+            queues: vec![casts.into()],
+            taken: queue.consumer_count() > 0,
+        });
     };
     let arguments = table(&[
         ("x-queue-type", text("quorum")),
@@ -283,7 +294,10 @@ pub(crate) async fn declare_topic(
     let fanout = format!("yakumo.{name}.fanout.{hex}");
     declare_private(channel, &fanout, HOST_LENGTH).await?;
     bind(channel, &fanout, FANOUT, key).await?;
-    Ok(vec![casts.into(), calls.into(), fanout.into()])
+    Ok(Declared {
+        queues: vec![casts.into(), calls.into(), fanout.into()],
+        taken: false,
+    })
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use yakumo_types::{ContextSeal, Env};
 
 use self::layout::Route;
 use self::session::{ECHO_TYPE, PublishError, Session, message_type, refusal};
-use crate::address::{Kind, Principal, is_host_name};
+use crate::address::{Kind, Principal, Topic, is_host_name};
 use crate::bus::{Bus, BusHealth};
 use crate::dispatch::Dispatcher;
 use crate::envelope::Reply;
@@ -95,6 +95,9 @@ impl std::fmt::Debug for AmqpConfig {
     }
 }
 
+/// Topics whose queues are set up at a time; each takes a channel for that.
+const ATTACHING: usize = 64;
+
 /// How long the making of a connection may take.
 const CONNECT_BOUND: Duration = Duration::from_secs(20);
 
@@ -117,6 +120,8 @@ pub(crate) struct Inner {
     sessions: AtomicU64,
     waiting: DashMap<Uuid, Waiting>,
     in_flight: Semaphore,
+    /// Topics whose queues are being set up.
+    pub attaching: Semaphore,
     /// Failures of messages on queues that count no deliveries themselves.
     pub failures: DashMap<Uuid, u32>,
     /// Microseconds; 0 for never. Set for hosts by `expect_to_hear_within`.
@@ -328,6 +333,7 @@ impl Bus {
         let process = config.process.clone();
         let inner = Arc::new(Inner {
             in_flight: Semaphore::new(config.in_flight),
+            attaching: Semaphore::new(ATTACHING),
             config,
             uri,
             env: env.clone(),
@@ -495,6 +501,18 @@ impl Transport for Amqp {
             .publish(&route, &bytes, properties, false)
             .await
             .map_err(|error| error.explain(message.topic.name()))
+    }
+
+    async fn declare(&self, topic: &Topic) -> Result<(), RpcError> {
+        let inner = &self.inner;
+        let session = inner.session(inner.config.patience).await?;
+        let _turn = inner.attaching.acquire().await;
+        let declared = consume::declare(inner, &session, topic);
+        match tokio::time::timeout(CONNECT_BOUND, declared).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(&error).unwrap_or(RpcError::BrokerUnavailable)),
+            Err(_) => Err(RpcError::BrokerUnavailable),
+        }
     }
 
     async fn serve(&self, dispatcher: Arc<Dispatcher>) -> Result<Server, RpcError> {

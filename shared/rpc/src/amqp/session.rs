@@ -354,8 +354,15 @@ impl Session {
         }
     }
 
-    /// Starts consuming from queues with room for `prefetch` messages each.
-    pub async fn consume(&self, queues: &[ShortString], prefetch: u16) -> lapin::Result<Consumers> {
+    /// Starts consuming from queues with room for `prefetch` messages each;
+    /// `exclusive`: with nobody beside. Where somebody is, the refusal ends the
+    /// consumers that share the channel, too, and they begin anew: so look before.
+    pub async fn consume(
+        &self,
+        queues: &[ShortString],
+        prefetch: u16,
+        exclusive: bool,
+    ) -> lapin::Result<Consumers> {
         let mut pool = self.consumers.lock().await;
         let room = pool.iter().position(|(channel, used)| {
             channel.status().connected() && used + queues.len() <= CONSUMERS_PER_CHANNEL
@@ -381,7 +388,10 @@ impl Session {
                 .basic_consume(
                     queue.clone(),
                     ShortString::default(),
-                    BasicConsumeOptions::default(),
+                    BasicConsumeOptions {
+                        exclusive,
+                        ..BasicConsumeOptions::default()
+                    },
                     FieldTable::default(),
                 )
                 .await?;
@@ -468,6 +478,12 @@ pub(crate) fn refusal(error: &lapin::Error) -> Option<String> {
         },
         _ => None,
     }
+}
+
+/// Whether a queue was refused because somebody else consumes from it alone, or
+/// does so while it was to be consumed from alone.
+pub(crate) fn is_in_use(error: &lapin::Error) -> bool {
+    refusal(error).is_some_and(|why| why.contains("in exclusive use"))
 }
 
 /// A message on its way, which is followed to its end even if its sender goes

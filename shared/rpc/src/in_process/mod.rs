@@ -212,10 +212,11 @@ impl InProcess {
     /// Takes messages from one queue until the server stops.
     async fn consume(
         self: Arc<Self>,
-        queue: Arc<Queue>,
+        consumer: Consumer,
         dispatcher: Arc<Dispatcher>,
         server: Server,
     ) {
+        let queue = &consumer.0;
         let slots = Arc::new(Semaphore::new(usize::from(dispatcher.options.concurrency)));
         loop {
             let next = async {
@@ -236,7 +237,6 @@ impl InProcess {
                 drop(slot);
             });
         }
-        queue.consumers.fetch_sub(1, Ordering::SeqCst);
     }
 
     async fn handle(
@@ -290,6 +290,29 @@ impl InProcess {
                 queue.put_back(message);
             }
         }
+    }
+}
+
+/// Somebody who takes messages from a queue, for as long as this lives.
+struct Consumer(Arc<Queue>);
+
+impl Consumer {
+    fn new(queue: Arc<Queue>) -> Self {
+        queue.consumers.fetch_add(1, Ordering::SeqCst);
+        Self(queue)
+    }
+
+    /// The only one; none if there is another one.
+    fn alone(queue: Arc<Queue>) -> Option<Self> {
+        let (before, order) = (0, Ordering::SeqCst);
+        let taken = queue.consumers.compare_exchange(before, 1, order, order);
+        taken.is_ok().then_some(Self(queue))
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.0.consumers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -368,14 +391,26 @@ impl Transport for InProcessHandle {
         Ok(())
     }
 
+    async fn declare(&self, topic: &Topic) -> Result<(), RpcError> {
+        self.bus.declare(cast_queue(topic), topic);
+        self.bus.declare(call_queue(topic), topic);
+        Ok(())
+    }
+
     async fn serve(&self, dispatcher: Arc<Dispatcher>) -> Result<Server, RpcError> {
         let this = &self.bus;
         let topic = dispatcher.topic.clone();
         let server = Server::new(topic.clone(), &this.closed);
         let casts = this.declare(cast_queue(&topic), &topic);
-        let mut queues = vec![casts];
+        let casts = if topic.is_host() {
+            Consumer::alone(casts).ok_or_else(|| RpcError::InUse(topic.name()))?
+        } else {
+            Consumer::new(casts)
+        };
+        let mut consumers = vec![casts];
         if let Topic::Control(name) = &topic {
-            queues.push(this.declare(call_queue(&topic), &topic));
+            let calls = this.declare(call_queue(&topic), &topic);
+            consumers.push(Consumer::new(calls));
             let fanouts = Queue::new(this.capacity(&topic));
             lock(&this.listeners)
                 .entry((*name).to_owned())
@@ -389,13 +424,12 @@ impl Transport for InProcessHandle {
                     listeners.retain(|queue| !Arc::ptr_eq(queue, &own));
                 }
             });
-            queues.push(fanouts);
+            consumers.push(Consumer::new(fanouts));
         }
-        for queue in queues {
-            queue.consumers.fetch_add(1, Ordering::SeqCst);
+        for consumer in consumers {
             let task = this
                 .clone()
-                .consume(queue, dispatcher.clone(), server.clone());
+                .consume(consumer, dispatcher.clone(), server.clone());
             server.tasks.spawn(task);
         }
         Ok(server)

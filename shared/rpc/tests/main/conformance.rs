@@ -30,6 +30,8 @@ macro_rules! on_both_transports {
 on_both_transports! {
     a_call_is_answered
     a_host_is_called_by_name
+    a_host_is_served_by_one_process
+    what_is_asked_before_a_host_serves_waits_for_it
     a_message_of_a_group_is_handled_by_one_of_it
     a_fanout_reaches_every_instance
     a_call_ends_with_its_deadline
@@ -97,6 +99,76 @@ async fn a_host_is_called_by_name(world: World) {
             .await;
         assert_eq!(reply.unwrap(), name.as_bytes());
     }
+}
+
+async fn a_host_is_served_by_one_process(world: World) {
+    let name = fresh_host();
+    let topic = Topic::Host(name.clone());
+    let (one, two) = (Test::echo(), Test::echo());
+    let first = world
+        .other
+        .serve(topic.clone(), vec![one.clone()], options())
+        .await
+        .unwrap();
+    let again = || {
+        world
+            .control
+            .serve(topic.clone(), vec![two.clone()], options())
+    };
+    let refused = again().await;
+    assert!(matches!(refused, Err(RpcError::InUse(_))), "{refused:?}");
+    let target = Target::host(name.clone());
+    let call = async || {
+        let ctx = tenant();
+        world
+            .control
+            .call(&ctx, &target, method("Do"), vec![], BOUND)
+            .await
+    };
+    for _ in 0..20 {
+        call().await.unwrap();
+    }
+    assert_eq!((one.count(), two.count()), (20, 0));
+    assert!(first.stop(BOUND).await);
+    // The broker may see it go a moment later.
+    let taken = async {
+        loop {
+            match again().await {
+                Err(RpcError::InUse(_)) => a_moment().await,
+                taken => return taken.unwrap(),
+            }
+        }
+    };
+    let second = tokio::time::timeout(BOUND, taken).await.unwrap();
+    call().await.unwrap();
+    assert_eq!((one.count(), two.count()), (20, 1));
+    assert!(second.stop(BOUND).await);
+}
+
+async fn what_is_asked_before_a_host_serves_waits_for_it(world: World) {
+    let name = fresh_host();
+    let topic = Topic::Host(name.clone());
+    world.other.declare(&topic).await.unwrap();
+    let target = Target::host(name.clone());
+    let asked = tokio::spawn({
+        let (control, target) = (world.control.clone(), target.clone());
+        async move {
+            let ctx = tenant();
+            control
+                .call(&ctx, &target, method("Do"), b"early".to_vec(), BOUND)
+                .await
+        }
+    });
+    world
+        .control
+        .cast(&tenant(), &target, method("Do"), vec![])
+        .await
+        .unwrap();
+    let handler = Test::echo();
+    let serving = world.other.serve(topic, vec![handler.clone()], options());
+    serving.await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), b"early");
+    until("both came", || handler.count() == 2).await;
 }
 
 async fn a_message_of_a_group_is_handled_by_one_of_it(world: World) {

@@ -582,6 +582,54 @@ async fn one_connection_serves_many_hosts() {
     }
 }
 
+/// They share a channel, which a refusal would end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_served_elsewhere_costs_its_neighbours_nothing() {
+    let (broker, _, _) = broker().await;
+    let _quiet = BROKER_PEACE.read().await;
+    let (bus, elsewhere) = (connect(&broker.url()).await, connect(&broker.url()).await);
+    let prefix = fresh_topic();
+    let names = ["one", "two", "three"].map(|name| format!("{prefix}-{name}"));
+    let serve = async |bus: &Bus, name: &str| {
+        let topic = Topic::Host(name.to_owned());
+        bus.serve(topic, vec![Test::echo()], options()).await
+    };
+    serve(&elsewhere, &names[2]).await.unwrap();
+    let mut servers = Vec::new();
+    for name in &names[..2] {
+        servers.push(serve(&bus, name).await.unwrap());
+    }
+    // One that is handled while the third one is refused keeps its place.
+    let slow = format!("{prefix}-slow");
+    let handler = Test::new(|_| async {
+        env().clock.sleep(Duration::from_secs(1)).await;
+        Ok(vec![])
+    });
+    let topic = Topic::Host(slow.clone());
+    let serving = bus.serve(topic, vec![handler.clone()], options()).await;
+    servers.push(serving.unwrap());
+    let target = Target::host(slow);
+    elsewhere
+        .cast(&tenant(), &target, method("Do"), vec![])
+        .await
+        .unwrap();
+    until("it is being handled", || handler.count() == 1).await;
+    for _ in 0..3 {
+        let refused = serve(&bus, &names[2]).await;
+        assert!(matches!(refused, Err(RpcError::InUse(_))), "{refused:?}");
+    }
+    for name in &names {
+        let target = Target::host(name.clone());
+        let ctx = tenant();
+        let called = elsewhere.call(&ctx, &target, method("Do"), vec![7], BOUND);
+        assert_eq!(called.await.unwrap(), [7]);
+    }
+    for server in servers {
+        assert!(server.stop(BOUND).await);
+    }
+    assert_eq!(handler.count(), 1, "it was given back and came again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tls_the_broker_must_prove_who_it_is() {
     let (broker, _, _) = broker().await;

@@ -68,6 +68,12 @@ pub fn render(model: &Model, public: Option<&str>, metadata_port: u16) -> Table 
         }
     }
     for network in model.networks.values() {
+        // Its receiver is guarded where it is.
+        if let Some(uplink) = &network.uplink {
+            forward.push(format!(
+                "-m physdev --physdev-out {uplink} --physdev-is-bridged -j ACCEPT"
+            ));
+        }
         forward.push(format!("-o {} -j DROP", network.bridge));
         if let Some(public) = public.filter(|_| network.routed) {
             forward.push(format!("-i {} -o {public} -j ACCEPT", network.bridge));
@@ -275,6 +281,18 @@ mod tests {
 COMMIT
 "
         );
+    }
+
+    #[test]
+    fn what_a_port_may_say_may_go_to_other_hosts() {
+        let mut model = Model::read(&sample());
+        let network = model.networks.values_mut().next().unwrap();
+        network.uplink = Some("eth1".into());
+        let rules = &render(&model, Some("pub0"), 8775).chains["yk-FORWARD"].rules;
+        let place = |text: &str| rules.iter().position(|rule| rule.contains(text)).unwrap();
+        let out = place("--physdev-out eth1 --physdev-is-bridged -j ACCEPT");
+        assert!(place("--physdev-in tapaaaaaaaaaaa -j yk-o") < out);
+        assert!(out < place("-o yk-11111111111 -j DROP"));
     }
 
     #[test]
