@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use yakumo_api::upkeep;
+use yakumo_contracts::api::ServerState;
 use yakumo_contracts::compute_host::{ComputeHostClient, DesiredServer, Power, SetDesiredRequest};
 use yakumo_db::Backend;
 use yakumo_rpc::Target;
@@ -64,12 +65,13 @@ async fn hosts_follow(backend: Backend) {
     assert_eq!(count("servers told anew"), 3, "{backend:?}");
     assert_eq!(count("hosts to register anew"), 1);
     // What the host says under its old incarnation is not heard.
-    assert!(
-        host.send(host.report_of(Vec::new()))
-            .await
-            .unwrap()
-            .register_again
-    );
+    let said = ServerState {
+        server_id: rebooted.clone(),
+        generation: 50,
+        ..ServerState::default()
+    };
+    let answer = host.send(host.report_of(vec![said])).await.unwrap();
+    assert!(answer.register_again);
     host.register().await.unwrap();
 
     let follows = wait_for(async || {
@@ -148,14 +150,14 @@ async fn a_restore_calls_off_what_was_being_done_and_lets_deletions_go_on() {
     let db = cloud.database().await;
     let done = upkeep::restored(&db).await.unwrap();
     assert!(done.contains(&("requests called off", 2)), "{done:?}");
+    // It goes back to what it was before it was asked to stop, without the host.
+    cloud.wait_status(&stopped, "ACTIVE").await;
     host.thaw();
     host.register().await.unwrap();
     cloud.wait_gone(&deleted).await;
     let server = cloud.wait_status(&built, "ERROR").await;
     let message = server["fault"]["message"].as_str().unwrap();
     assert!(message.contains("restored from a back-up"), "{message}");
-    // It goes back to what it was before it was asked to stop.
-    cloud.wait_status(&stopped, "ACTIVE").await;
     let back = wait_for(async || {
         let desired = host.desired(&stopped);
         desired.is_some_and(|desired| desired.power() == Power::Running)

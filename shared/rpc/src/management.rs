@@ -70,7 +70,9 @@ impl Management {
         let mut client = Client::builder().timeout(BOUND).no_proxy();
         if let Some(ca) = &config.ca {
             let certificates = Certificate::from_pem_bundle(ca.as_bytes())
-                .map_err(|_| refused("its certificates cannot be read"))?;
+                .ok()
+                .filter(|certificates| !certificates.is_empty())
+                .ok_or_else(|| refused("its certificates cannot be read"))?;
             client = client.tls_certs_only(certificates);
         }
         let client = client
