@@ -243,8 +243,11 @@ impl App {
             })
             .await
             .map_err(|error| match error {
-                // Two agents of one name registered at the same moment.
-                DbError::Stale => Fault::unavailable("The host is being registered. Try again."),
+                // Two agents of one name registered at the same moment, or two hosts
+                // that took the same number.
+                DbError::Stale | DbError::Conflict { .. } => {
+                    Fault::unavailable("The host is being registered. Try again.")
+                }
                 error => error.into(),
             })?;
         let incarnation = large(row.incarnation);

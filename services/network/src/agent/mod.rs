@@ -34,6 +34,7 @@ pub(crate) mod real;
 pub(crate) mod render;
 mod state;
 pub(crate) mod uplinks;
+mod wanted;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -58,6 +59,7 @@ use driver::NetworkDriver;
 use live::Live;
 use model::Model;
 use state::StateFiles;
+use wanted::{Stale, Wanted};
 
 /// The longest that a caller of `Apply` is kept waiting.
 const APPLY_BOUND: Duration = Duration::from_secs(60);
@@ -74,70 +76,6 @@ const PULL_ALL_SPREAD: Duration = Duration::from_secs(300);
 
 /// How often a change is asked for again with what it lacked.
 const MAX_LACKING: usize = 3;
-
-/// What should be.
-struct Wanted {
-    desired: Desired,
-    /// When everything was pulled last; not yet, if it comes from the disk.
-    pulled: Option<Duration>,
-    /// Whether it is on the disk and was tried to be made real.
-    saved: bool,
-    /// What differs from what was made real last.
-    stale: Stale,
-    /// Addresses that may be in use here although they should not be.
-    departed: BTreeSet<Ipv4Addr>,
-    /// Whether ports went since something was made real last.
-    gone: bool,
-}
-
-/// Of which ports the last thing that was made real says nothing.
-enum Stale {
-    All,
-    Ports(BTreeSet<String>),
-}
-
-impl Wanted {
-    fn new(desired: Desired) -> Self {
-        Self {
-            desired,
-            pulled: None,
-            saved: false,
-            stale: Stale::All,
-            departed: BTreeSet::new(),
-            gone: false,
-        }
-    }
-
-    /// Everything is new.
-    fn replace(&mut self, desired: Desired) {
-        self.departed.extend(self.desired.addresses());
-        self.departed
-            .retain(|address| !desired.has_address(address));
-        self.desired = desired;
-        self.saved = false;
-        self.stale = Stale::All;
-    }
-
-    /// Takes a change that was found to fit.
-    fn change(&mut self, delta: HostDelta) -> anyhow::Result<()> {
-        let changed = self.desired.change(delta)?;
-        self.gone |= changed.gone;
-        let gone = changed.addresses.into_iter();
-        self.departed
-            .extend(gone.filter(|address| !self.desired.has_address(address)));
-        let model = self.desired.model();
-        for port in changed.ports.iter().filter_map(|id| model.ports.get(id)) {
-            for (_, address) in &port.fixed {
-                self.departed.remove(address);
-            }
-        }
-        if let Stale::Ports(ports) = &mut self.stale {
-            ports.extend(changed.ports);
-        }
-        self.saved = false;
-        Ok(())
-    }
-}
 
 /// What a pull brought.
 enum Pulled {
