@@ -191,6 +191,7 @@ async fn check<M: MigratorTrait>(service: &str) -> Result<()> {
     ensure!(!now.tables.is_empty(), "{service} has no tables");
     let file = file(service);
     if is_recording() {
+        std::fs::create_dir_all(file.parent().context("a folder")?)?;
         return Ok(std::fs::write(
             file,
             serde_json::to_string_pretty(&now)? + "\n",

