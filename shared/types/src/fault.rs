@@ -87,8 +87,9 @@ pub struct Fault {
 
 fn known_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FaultCode, D::Error> {
     let name = String::deserialize(deserializer)?;
-    let known = FaultCode::deserialize(name.as_str().into_deserializer());
-    Ok(known.unwrap_or_else(|_: serde::de::value::Error| FaultCode::Internal))
+    let known: Result<_, serde::de::value::Error> =
+        FaultCode::deserialize(name.as_str().into_deserializer());
+    Ok(known.unwrap_or(FaultCode::Internal))
 }
 
 macro_rules! constructors {
