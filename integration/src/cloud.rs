@@ -299,9 +299,11 @@ impl TestCloud {
             fronts: vec![ports],
             folder,
             processes: vec![process],
+            balancer: None,
             broker: Some(broker),
             database: None,
             urls: Vec::new(),
+            context_key: String::new(),
         };
         let cloud = Self::launched(options, parts).await?;
         cloud.logging_in().await?;
@@ -413,9 +415,10 @@ impl TestCloud {
     pub fn add_like(&mut self, like: &str, name: &str, from: &str, to: &str) -> Result<()> {
         let folder = self.folder.path().to_owned();
         let found = self.process(like)?;
-        let (service, text) = (found.service, std::fs::read_to_string(&found.config)?);
+        let service = found.service.clone();
+        let text = std::fs::read_to_string(&found.config)?;
         ensure!(text.contains(from), "{like} has no {from} configured");
-        let process = Process::new(&folder, name, service, text.replace(from, to))?;
+        let process = Process::new(&folder, name, &service, text.replace(from, to))?;
         self.processes.push(process);
         Ok(())
     }
@@ -459,16 +462,9 @@ impl TestCloud {
         self.keeper.add(id)
     }
 
-    /// The URL of a process's operators' listener.
-    pub fn operators(&self, name: &str) -> Result<String> {
-        let process = self.processes.iter().find(|process| process.name == name);
-        let ops = process.with_context(|| format!("no process {name}"))?.ops;
-        Ok(format!("http://127.0.0.1:{ops}"))
-    }
-
     /// Waits until a process says that it is well.
     pub async fn healthy(&mut self, name: &str) -> Result<()> {
-        let url = format!("{}/health", self.operators(name)?);
+        let url = format!("http://127.0.0.1:{}/health", self.ops(name)?);
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
             .no_proxy()
@@ -496,8 +492,7 @@ impl TestCloud {
 
     /// What a process says of its health.
     pub async fn health(&self, name: &str) -> Result<serde_json::Value> {
-        let found = self.processes.iter().find(|process| process.name == name);
-        let ops = found.with_context(|| format!("no process {name}"))?.ops;
+        let ops = self.ops(name)?;
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(5))
             .no_proxy()

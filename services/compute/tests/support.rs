@@ -44,8 +44,8 @@ struct Heard {
     fail: u32,
     forget: bool,
     register_refusals: u32,
-    /// The host of the name.
-    host_id: Option<String>,
+    /// The host of each name.
+    host_ids: HashMap<String, String>,
 }
 
 /// Hears what hosts report.
@@ -74,12 +74,13 @@ impl FakeApi {
 
     /// Another one may have its name.
     pub fn remove_host(&self) {
-        self.heard.lock().unwrap().host_id = None;
+        self.heard.lock().unwrap().host_ids.clear();
     }
 
     /// It is another one's from now on.
     pub fn give_name_to(&self, host_id: &str) {
-        self.heard.lock().unwrap().host_id = Some(host_id.to_owned());
+        let mut heard = self.heard.lock().unwrap();
+        heard.host_ids.insert(HOST.into(), host_id.into());
     }
 
     pub fn incarnation(&self) -> u64 {
@@ -120,7 +121,8 @@ impl HostReportsServer for FakeApi {
             heard.register_refusals -= 1;
             return Err(Fault::conflict("Another host has this name."));
         }
-        let known = heard.host_id.get_or_insert(facts.host_id.clone());
+        let known = heard.host_ids.entry(facts.host.clone());
+        let known = known.or_insert_with(|| facts.host_id.clone());
         if *known != facts.host_id {
             return Err(Fault::conflict("The name is another host's."));
         }

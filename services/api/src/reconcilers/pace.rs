@@ -50,15 +50,15 @@ impl Pace {
     pub(super) fn due(&self, now: Duration) -> Option<(Option<String>, u64)> {
         let round = self.round.as_ref().filter(|round| !round.over)?;
         let elapsed = u64::try_from(now.saturating_sub(round.began).as_millis()).unwrap_or(0);
-        // A process that has just started does not wait for its turn.
-        let evenly = if self.seen_all {
+        let fastest = elapsed.saturating_mul(FASTEST) / 1000;
+        let due = if self.seen_all {
             let whole = u64::try_from(ROUND.as_millis()).unwrap_or(u64::MAX);
-            round.hosts.saturating_mul(elapsed) / whole
+            fastest.min(round.hosts.saturating_mul(elapsed) / whole)
         } else {
-            round.hosts
+            // A process that has just started does not wait for its turn.
+            fastest.saturating_add(FASTEST)
         };
-        let fastest = FASTEST.saturating_add(elapsed.saturating_mul(FASTEST) / 1000);
-        let due = evenly.min(fastest).min(round.hosts);
+        let due = due.min(round.hosts);
         let number = due.saturating_sub(round.done);
         (number > 0).then(|| (round.marker.clone(), number))
     }

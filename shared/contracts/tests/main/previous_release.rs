@@ -19,9 +19,12 @@ use serde_json::Value;
 use crate::compatible::breaks;
 use crate::samples::Descriptions;
 
+/// Reads a message: how it is written again, and what it says.
+type Reader = fn(&[u8]) -> Result<(Vec<u8>, Value), String>;
+
 /// What this release's programs do with the messages of one kind.
 pub struct Kind {
-    read: fn(&[u8]) -> Result<(Vec<u8>, Value), String>,
+    read: Reader,
     read_json: fn(&Value) -> Result<Vec<u8>, String>,
 }
 

@@ -94,9 +94,10 @@ async fn a_read_only_postgres_is_read_and_says_so() {
         run(
             &admin,
             &format!(
-                "DO $$ BEGIN EXECUTE format( \
+                // The administrator's own transactions are read-only by then, too.
+                "BEGIN READ WRITE; DO $$ BEGIN EXECUTE format( \
                    'ALTER DATABASE %I SET default_transaction_read_only = {setting}', \
-                   current_database()); END $$"
+                   current_database()); END $$; COMMIT"
             ),
         )
         .await;

@@ -12,7 +12,7 @@ pub struct Ages(Vec<(f64, f64)>);
 impl Ages {
     /// Up to now.
     pub async fn now(cloud: &TestCloud) -> Result<Self> {
-        let url = format!("{}/metrics", cloud.operators("scheduler")?);
+        let url = format!("http://127.0.0.1:{}/metrics", cloud.ops("scheduler")?);
         let client = reqwest::Client::builder().no_proxy().build()?;
         let text = client.get(url).send().await?.text().await?;
         let mut all = Vec::new();
