@@ -306,7 +306,8 @@ impl Consumer {
     fn alone(queue: Arc<Queue>) -> Option<Self> {
         let (before, order) = (0, Ordering::SeqCst);
         let taken = queue.consumers.compare_exchange(before, 1, order, order);
-        taken.is_ok().then_some(Self(queue))
+        // Not made before: its end would count.
+        taken.is_ok().then(|| Self(queue))
     }
 }
 
