@@ -306,7 +306,14 @@ impl TestCloud {
             context_key: String::new(),
         };
         let cloud = Self::launched(options, parts).await?;
-        cloud.logging_in().await?;
+        let admin = cloud.logging_in().await?;
+        wait::until("the compute API answers", START, || async {
+            Ok(match admin.get(Api::Compute, "/flavors").await {
+                Ok(_) => Look::Yes(()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })
+        .await?;
         Ok(cloud)
     }
 

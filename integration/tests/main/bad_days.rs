@@ -154,9 +154,9 @@ async fn a_database_that_takes_no_changes_is_said_so(
     // One that was turned into a standby: what is connected is cut off.
     let turn = async |read_only: &str| {
         sql(&format!(
-            "DO $$ BEGIN EXECUTE format( \
+            "BEGIN READ WRITE; DO $$ BEGIN EXECUTE format( \
                'ALTER DATABASE %I SET default_transaction_read_only = {read_only}', \
-               current_database()); END $$"
+               current_database()); END $$; COMMIT"
         ))
         .await?;
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity \

@@ -95,7 +95,9 @@ async fn hosts_follow(backend: Backend) {
     let reboot = json!({ "reboot": { "type": "HARD" } });
     cloud.action(&rebooted, reboot).await.expect(202);
     cloud.wait_status(&rebooted, "ACTIVE").await;
-    assert!(host.desired(&rebooted).unwrap().reboot_count > 7);
+    let more = || host.desired(&rebooted).map(|desired| desired.reboot_count);
+    let told = wait_for(async || more().is_some_and(|count| count > 7)).await;
+    assert!(told, "{backend:?}: {:?}", more());
     cloud
         .action(&stopped, json!({ "os-stop": null }))
         .await
