@@ -6,7 +6,7 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
 };
 use yakumo_db::DbError;
 
@@ -35,7 +35,13 @@ pub async fn host_list(
 
 /// How many hosts are known.
 pub async fn host_count(db: &DatabaseConnection) -> Result<u64, DbError> {
-    Ok(host::Entity::find().count(db).await?)
+    let names: Vec<String> = host::Entity::find()
+        .select_only()
+        .column(host::Column::Name)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(names.len() as u64)
 }
 
 /// The zones with the hosts in them: zone, host, whether enabled, heard at.
