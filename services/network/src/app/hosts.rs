@@ -316,8 +316,12 @@ impl App {
         let write = |beats: BTreeMap<String, Timestamp>| {
             let app = self.clone();
             async move {
-                let names: Vec<String> = beats.into_keys().collect();
                 let now = app.now();
+                // What waited longer, because the database was away, is no sign
+                // of life any more; the host's next one is.
+                let fresh = app.env.now().minus(WRITE_BEATS * 2);
+                let beats = beats.into_iter().filter(|(_, heard)| *heard >= fresh);
+                let names: Vec<String> = beats.map(|(name, _)| name).collect();
                 app.db
                     .write(move |txn| {
                         let names = names.clone();
