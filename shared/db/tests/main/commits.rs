@@ -62,7 +62,7 @@ async fn relay(client: UnixStream, server: UnixStream, cut: Arc<AtomicUsize>) {
     let mut piece = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from_client.read(&mut piece).await {
         let piece = &piece[..length];
-        let commits = piece.windows(6).any(|word| word == b"COMMIT");
+        let commits = piece.windows(7).any(is_commit);
         let now = match commits {
             true => cut.swap(Cut::Never as usize, Ordering::SeqCst),
             false => Cut::Never as usize,
@@ -84,6 +84,13 @@ async fn relay(client: UnixStream, server: UnixStream, cut: Arc<AtomicUsize>) {
         }
     }
     back.abort();
+}
+
+/// A commit as PostgreSQL's simple query ends, or as a query of MySQL's
+/// protocol begins; not the isolation level that every new connection asks
+/// for, whose name begins with the same word.
+fn is_commit(bytes: &[u8]) -> bool {
+    bytes == b"COMMIT\0" || bytes == b"\x03COMMIT"
 }
 
 async fn pump(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
