@@ -415,13 +415,13 @@ impl Engine {
 
     /// Ends all work at once and gives nothing back, as a crash would: the
     /// workflows stay owned until the lease runs out.
-    #[cfg(feature = "testing")]
+    #[cfg(debug_assertions)]
     pub fn kill(&self) {
         self.inner.killed.cancel();
     }
 
     /// Who this worker is to the database, once it has a lease.
-    #[cfg(feature = "testing")]
+    #[cfg(debug_assertions)]
     pub fn worker_id(&self) -> Option<String> {
         self.inner
             .lease

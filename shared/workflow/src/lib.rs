@@ -68,7 +68,9 @@ mod listen;
 mod migration;
 mod record;
 mod run;
-#[cfg(feature = "testing")]
+// Not in a release; a feature for it would build everything that stands on this
+// twice, once for the program and once for the tests.
+#[cfg(debug_assertions)]
 pub mod testing;
 mod trace;
 pub mod upkeep;

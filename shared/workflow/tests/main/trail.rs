@@ -1,9 +1,12 @@
 //! One trace from the request through every step.
 
+use std::sync::{Arc, Mutex};
+
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
 use yakumo_db::Backend;
@@ -12,9 +15,20 @@ use yakumo_workflow::{Outcome, StepError};
 
 use crate::world::{LONG, World, simple};
 
+/// Keeps the spans that have ended.
+#[derive(Debug, Clone, Default)]
+struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanExporter for Kept {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().unwrap().extend(batch);
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spans_are_named_after_the_steps_and_belong_to_the_requests_trace() {
-    let exporter = InMemorySpanExporter::default();
+    let exporter = Kept::default();
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())
         .build();
@@ -45,7 +59,7 @@ async fn spans_are_named_after_the_steps_and_belong_to_the_requests_trace() {
     drop(span);
     world.end(&engine, id).await;
 
-    let spans = exporter.get_finished_spans().unwrap();
+    let spans = exporter.0.lock().unwrap().clone();
     let request = spans
         .iter()
         .find(|span| span.name == "the request of the trail test")
