@@ -50,12 +50,14 @@ pub fn start_manager(
             waiting: Arc::default(),
             states: Arc::default(),
             beats: Arc::default(),
+            members: Arc::default(),
         };
         announcements.start(&process, app.clone());
         process.spawn(
             "network_beats",
             app.clone().write_down_beats(process.clone()),
         );
+        process.spawn("network_members", app.clone().tell_members(process.clone()));
         drive_reconciler(
             &process,
             Arc::new(Laggards { app: app.clone() }),

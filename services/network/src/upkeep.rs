@@ -40,6 +40,7 @@ pub async fn restored(db: &Db) -> Result<Vec<(&'static str, u64)>, DbError> {
             let now = database_now(txn).await?.as_micros();
             Ok(vec![
                 ("hosts told anew", store::hosts::leap(txn, None, now).await?),
+                ("groups told anew", store::members::leap(txn, now).await?),
                 (
                     "addresses shown anew",
                     store::servers::leap(txn, now).await?,

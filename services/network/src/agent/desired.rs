@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use yakumo_contracts::network::{
-    GroupMembers, HostDelta, HostNetwork, HostPort, HostSecurityGroup, HostState, RemotePort,
+    GroupMembers, GroupRevision, HostDelta, HostNetwork, HostPort, HostSecurityGroup, HostState,
+    RemotePort,
 };
+use yakumo_contracts::network_host::MembersChangedRequest;
 
 use super::model::Model;
 
@@ -33,6 +35,8 @@ pub(crate) struct Desired {
     here: HashMap<Ipv4Addr, usize>,
     /// What ports contribute to the members of groups: port, group, addresses.
     joined: HashMap<String, HashMap<String, BTreeSet<Ipv4Addr>>>,
+    /// Of the members of groups.
+    revisions: HashMap<String, u64>,
     /// Whether the service told whose addresses members are.
     changeable: bool,
     model: Model,
@@ -90,6 +94,16 @@ impl Missing {
 #[error("the change does not fit the state that is here")]
 pub(crate) struct Unfit;
 
+/// What came of a change of a group's members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MembersTaken {
+    Changed,
+    /// They are known already, or of no use.
+    Nothing,
+    /// There were changes before it that are not known.
+    Gap,
+}
+
 /// What a change did.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
@@ -102,12 +116,21 @@ pub(crate) struct Changed {
 }
 
 impl Desired {
-    /// Reads a whole state.
-    pub(crate) fn read(state: HostState) -> Self {
+    /// Reads a whole state. What it leaves out, since it is as it was, is taken
+    /// from the one before.
+    pub(crate) fn read(mut state: HostState, before: Option<&Self>) -> Self {
+        // What is not here nobody can have said to be: then all of it is asked for.
+        let mut complete = true;
+        for members in state.members.iter_mut().filter(|it| it.unchanged) {
+            match before.and_then(|before| before.members_of(&members.group_id)) {
+                Some(there) => *members = there,
+                None => complete = false,
+            }
+        }
         let mut desired = Self {
             host: state.host,
             revision: state.revision,
-            changeable: true,
+            changeable: complete,
             ..Self::default()
         };
         desired.put_whole(state.networks, state.security_groups, state.members);
@@ -119,19 +142,58 @@ impl Desired {
 
     /// The whole state, to be kept.
     pub(crate) fn state(&self) -> HostState {
-        let members = |(group, members): (&String, &BTreeMap<Ipv4Addr, String>)| GroupMembers {
-            group_id: group.clone(),
-            addresses: members.keys().map(ToString::to_string).collect(),
-            port_ids: members.values().cloned().collect(),
-        };
         HostState {
             host: self.host.clone(),
             revision: self.revision,
             networks: self.networks.values().cloned().collect(),
             ports: self.ports.values().cloned().collect(),
             security_groups: self.groups.values().cloned().collect(),
-            members: self.model.members.iter().map(members).collect(),
+            members: self
+                .model
+                .members
+                .keys()
+                .filter_map(|group| self.members_of(group))
+                .collect(),
         }
+    }
+
+    fn members_of(&self, group: &str) -> Option<GroupMembers> {
+        let members = self.model.members.get(group)?;
+        Some(GroupMembers {
+            group_id: group.to_owned(),
+            addresses: members.keys().map(ToString::to_string).collect(),
+            port_ids: members.values().cloned().collect(),
+            revision: self.revisions.get(group).copied().unwrap_or(0),
+            unchanged: false,
+        })
+    }
+
+    /// The groups whose members are here.
+    pub(crate) fn groups(&self) -> Vec<GroupRevision> {
+        let revision = |(group, revision): (&String, &u64)| GroupRevision {
+            group_id: group.clone(),
+            revision: *revision,
+        };
+        self.revisions.iter().map(revision).collect()
+    }
+
+    /// Takes a change of a group's members.
+    pub(crate) fn change_members(&mut self, change: &MembersChangedRequest) -> MembersTaken {
+        let Some(revision) = self.revisions.get_mut(&change.group_id) else {
+            return MembersTaken::Nothing;
+        };
+        if *revision >= change.revision {
+            return MembersTaken::Nothing;
+        }
+        if *revision < change.since_revision {
+            return MembersTaken::Gap;
+        }
+        *revision = change.revision;
+        for member in &change.members {
+            self.leave(&member.port_id, &change.group_id);
+            self.enter(&member.port_id, &change.group_id, &member.addresses);
+        }
+        MembersTaken::Changed
     }
 
     pub(crate) fn revision(&self) -> u64 {
@@ -299,6 +361,7 @@ impl Desired {
         self.drop_members(&members.group_id);
         self.model.put_members(&members);
         let group = members.group_id;
+        self.revisions.insert(group.clone(), members.revision);
         for (address, port) in self.model.members.get(&group).into_iter().flatten() {
             let joined = self.joined.entry(port.clone()).or_default();
             joined.entry(group.clone()).or_default().insert(*address);
@@ -385,6 +448,7 @@ impl Desired {
     }
 
     fn drop_members(&mut self, group: &str) {
+        self.revisions.remove(group);
         for (_, port) in self.model.members.remove(group).into_iter().flatten() {
             if let Some(joined) = self.joined.get_mut(&port) {
                 joined.remove(group);
@@ -398,34 +462,56 @@ impl Desired {
     /// Makes a port, here or elsewhere, be in its groups and in no other ones, as
     /// far as rules name them.
     fn join(&mut self, port: &RemotePort) {
-        for (group, addresses) in self.joined.remove(&port.port_id).into_iter().flatten() {
-            let Some(members) = self.model.members.get_mut(&group) else {
-                continue;
-            };
-            for address in addresses {
-                // Somebody else may have got it meanwhile.
-                if members.get(&address) == Some(&port.port_id) {
-                    members.remove(&address);
-                }
-            }
+        let before: Vec<String> = self
+            .joined
+            .get(&port.port_id)
+            .into_iter()
+            .flat_map(|groups| groups.keys().cloned())
+            .collect();
+        for group in before {
+            self.leave(&port.port_id, &group);
         }
-        let addresses: BTreeSet<Ipv4Addr> = port
-            .addresses
+        for group in &port.group_ids {
+            self.enter(&port.port_id, group, &port.addresses);
+        }
+    }
+
+    /// A port with these addresses is a member of a group, if a rule names it.
+    fn enter(&mut self, port: &str, group: &str, addresses: &[String]) {
+        let addresses: BTreeSet<Ipv4Addr> = addresses
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect();
+        let Some(members) = self.model.members.get_mut(group) else {
+            return;
+        };
         if addresses.is_empty() {
             return;
         }
-        for group in &port.group_ids {
-            let Some(members) = self.model.members.get_mut(group) else {
-                continue;
-            };
-            for address in &addresses {
-                members.insert(*address, port.port_id.clone());
+        for address in &addresses {
+            members.insert(*address, port.to_owned());
+        }
+        let joined = self.joined.entry(port.to_owned()).or_default();
+        joined.insert(group.to_owned(), addresses);
+    }
+
+    /// A port is no member of a group any more.
+    fn leave(&mut self, port: &str, group: &str) {
+        let Some(joined) = self.joined.get_mut(port) else {
+            return;
+        };
+        let addresses = joined.remove(group).unwrap_or_default();
+        if joined.is_empty() {
+            self.joined.remove(port);
+        }
+        let Some(members) = self.model.members.get_mut(group) else {
+            return;
+        };
+        for address in addresses {
+            // Somebody else may have got it meanwhile.
+            if members.get(&address).is_some_and(|owner| owner == port) {
+                members.remove(&address);
             }
-            let joined = self.joined.entry(port.port_id.clone()).or_default();
-            joined.insert(group.clone(), addresses.clone());
         }
     }
 }

@@ -2,8 +2,11 @@
 //! whatever happens to the network and to its messages.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
 use yakumo_contracts::network::{
     AllocateServerPortsRequest, CreateFloatingIpsRequest, CreatePortsRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, FixedIp, FixedIps, HostDelta,
@@ -11,12 +14,16 @@ use yakumo_contracts::network::{
     ResolvedNetwork, SecurityGroupRule, ServerSecurityGroupRequest, Texts, UpdateFloatingIpRequest,
     UpdateNetworkRequest, UpdatePortRequest, UpdateSubnetRequest,
 };
-use yakumo_db::Backend;
+use yakumo_contracts::network_host::NetworkHostHandler;
+use yakumo_db::{Backend, Db};
+use yakumo_rpc::{Handler, ServeOptions, Topic};
 use yakumo_testing::databases::ALL;
 use yakumo_types::{RequestContext, ServerId};
 
 use super::driver::SimulatedDriver;
 use super::{Agent, AgentSettings, Desired, Pulled};
+use crate::store;
+use crate::store::group_revision::Column;
 use world::{FakeHost, World, admin, member};
 
 #[path = "../../tests/main/world.rs"]
@@ -46,22 +53,54 @@ fn agent(world: &World, host: &FakeHost, files: Option<&std::path::Path>) -> Age
 
 /// What the agent would know if it asked for everything.
 async fn everything(host: &FakeHost) -> Desired {
-    Desired::read(host.pull().await)
+    Desired::read(host.pull().await, None)
 }
 
-/// Whether the agent was told everything, or `None` if nothing is new. It knows
-/// the same as if it had been.
+/// An agent that is sent what the service sends its host.
+async fn served(world: &World, host: &FakeHost) -> Arc<Agent> {
+    serve(world, host, agent(world, host, None)).await
+}
+
+async fn serve(world: &World, host: &FakeHost, agent: Agent) -> Arc<Agent> {
+    let agent = Arc::new(agent);
+    let handlers: Vec<Arc<dyn Handler>> =
+        vec![Arc::new(NetworkHostHandler::new(Arc::clone(&agent)))];
+    let topic = Topic::Host(host.name.clone());
+    let options = ServeOptions::default();
+    let bus = world.bus.as_host(host.name.as_str());
+    bus.serve(topic, handlers, options).await.unwrap();
+    agent.announce().await.unwrap();
+    agent
+}
+
+/// Takes what is new, until the agent knows the same as if it had asked for
+/// everything. Whether what it asked for first was everything, or `None` if it
+/// got nothing.
 async fn follow(agent: &Agent, host: &FakeHost) -> Option<bool> {
-    let pulled = agent.pull().await.unwrap();
-    let all = match &pulled {
-        Pulled::Nothing => None,
-        Pulled::State(_) => Some(true),
-        Pulled::Delta(_) => Some(false),
-    };
-    let mut wanted = agent.wanted.lock().await;
-    agent.take(&mut wanted, pulled).await.unwrap();
-    assert_eq!(wanted.as_ref().unwrap().desired, everything(host).await);
-    all
+    let mut first = None;
+    let begun = tokio::time::Instant::now();
+    loop {
+        agent.take_members().await;
+        let pulled = agent.pull().await.unwrap();
+        let all = match &pulled {
+            Pulled::Nothing => None,
+            Pulled::State(_) => Some(true),
+            Pulled::Delta(_) => Some(false),
+        };
+        first.get_or_insert(all);
+        let mut wanted = agent.wanted.lock().await;
+        agent.take(&mut wanted, pulled).await.unwrap();
+        let all = everything(host).await;
+        if wanted.as_ref().unwrap().desired == all {
+            return first.flatten();
+        }
+        // Others' joining and leaving is sent a moment later.
+        if begun.elapsed() > Duration::from_secs(20) {
+            assert_eq!(wanted.as_ref().unwrap().desired, all);
+        }
+        drop(wanted);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Numbers that look like chance and are the same each time.
@@ -146,6 +185,23 @@ impl Play {
     }
 
     async fn boot(&mut self, project: usize, host: &str, port: Option<String>) {
+        let groups = self.some_groups(project);
+        self.boot_in(project, host, port, groups).await;
+    }
+
+    /// In the project's default group.
+    async fn boot_with_others(&mut self, project: usize, host: &str) {
+        let groups = vec![self.groups[project][0].clone()];
+        self.boot_in(project, host, None, groups).await;
+    }
+
+    async fn boot_in(
+        &mut self,
+        project: usize,
+        host: &str,
+        port: Option<String>,
+        groups: Vec<String>,
+    ) {
         let server = self.world.env.id::<ServerId>().to_string();
         let network = self.dice.below(self.networks.len());
         let request = AllocateServerPortsRequest {
@@ -158,7 +214,7 @@ impl Play {
                 port_id: port.unwrap_or_default(),
                 ..ResolvedNetwork::default()
             }],
-            security_group_ids: self.some_groups(project),
+            security_group_ids: groups,
             ..AllocateServerPortsRequest::default()
         };
         let internal = self.world.internal();
@@ -275,8 +331,25 @@ impl Play {
 
     /// A host says that it has everything.
     async fn settle(&self, host: &str) {
-        let host = self.world.host(host).await;
-        host.apply().await;
+        self.world.known_host(host).apply().await;
+    }
+
+    /// Returns when hosts were told of all that was done to groups.
+    async fn told(&self) {
+        let db = Db::connect(&self.world.database.config).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        loop {
+            let noted = store::members::changed(db.read(), 1).await.unwrap();
+            let untold = store::members::untold(db.read(), 0, i64::MAX)
+                .await
+                .unwrap();
+            if noted.is_empty() && untold.is_empty() {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        db.close().await;
     }
 
     async fn change_rules(&mut self, project: usize) {
@@ -400,7 +473,7 @@ async fn play(backend: Backend, seed: u64, steps: usize) {
     let mut following = Vec::new();
     for name in HOSTS {
         let host = play.world.host(name).await;
-        following.push((agent(&play.world, &host, None), host));
+        following.push((served(&play.world, &host).await, host));
     }
     let mut changes = 0;
     for step in 0..steps {
@@ -410,8 +483,11 @@ async fn play(backend: Backend, seed: u64, steps: usize) {
             match play.dice.below(8) {
                 0 => continue,
                 1 => drop(agent.pull().await.unwrap()),
+                2 => agent.waiting_members().clear(),
                 _ => {}
             }
+            // It would when it says who it is.
+            agent.groups_stale.store(true, Ordering::Release);
             let all = follow(agent, host).await;
             tracing::debug!(?backend, seed, step, host = host.name, ?all);
             changes += usize::from(all == Some(false));
@@ -439,17 +515,17 @@ async fn a_boot_beside_others_is_told_by_itself() {
     let mut play = Play::begin(Backend::Sqlite, 5).await;
     let host = play.world.host("node-a").await;
     let other = play.world.host("node-b").await;
-    let (one, two) = (
-        agent(&play.world, &host, None),
-        agent(&play.world, &other, None),
-    );
+    let one = served(&play.world, &host).await;
+    let two = served(&play.world, &other).await;
     for (project, name) in [(0, "node-a"), (1, "node-a"), (0, "node-b")] {
-        play.boot(project, name, None).await;
+        play.boot_with_others(project, name).await;
     }
+    play.told().await;
     assert_eq!(follow(&one, &host).await, Some(true));
     assert_eq!(follow(&two, &other).await, Some(true));
     // The default group lets its members in: both hosts hear of a new one.
-    play.boot(0, "node-a", None).await;
+    play.boot_with_others(0, "node-a").await;
+    play.told().await;
     // It is sent alone, and nothing that the host has no business with.
     let asked = PullStateRequest {
         host: "node-a".into(),
@@ -466,10 +542,10 @@ async fn a_boot_beside_others_is_told_by_itself() {
     let parts = (told.networks.len(), told.security_groups.len());
     assert_eq!((parts, told.members.len()), ((0, 0), 0));
     assert_eq!(follow(&one, &host).await, Some(false));
-    assert_eq!(follow(&two, &other).await, Some(false));
+    // Where nothing but the group's members changed, nothing is asked for.
     assert_eq!(follow(&two, &other).await, None);
     // The first of a project on a host brings what it needs.
-    play.boot(1, "node-b", None).await;
+    play.boot_with_others(1, "node-b").await;
     assert_eq!(follow(&two, &other).await, Some(false));
     // Rules change more than ports.
     let (ctx, group) = (play.members[0].clone(), play.groups[0][0].clone());
@@ -481,10 +557,10 @@ async fn a_boot_beside_others_is_told_by_itself() {
 async fn an_answer_that_comes_twice_changes_nothing_and_a_gap_is_filled_by_everything() {
     let mut play = Play::begin(Backend::Sqlite, 5).await;
     let host = play.world.host("node-a").await;
-    let agent = agent(&play.world, &host, None);
-    play.boot(0, "node-a", None).await;
+    let agent = served(&play.world, &host).await;
+    play.boot_with_others(0, "node-a").await;
     assert_eq!(follow(&agent, &host).await, Some(true));
-    play.boot(0, "node-a", None).await;
+    play.boot_with_others(0, "node-a").await;
     let Pulled::Delta(delta) = agent.pull().await.unwrap() else {
         panic!("a boot is told by itself");
     };
@@ -496,10 +572,10 @@ async fn an_answer_that_comes_twice_changes_nothing_and_a_gap_is_filled_by_every
     drop(wanted);
     assert_eq!(follow(&agent, &host).await, None);
     // What another agent of the host had is no longer noted.
-    play.boot(0, "node-a", None).await;
+    play.boot_with_others(0, "node-a").await;
     play.settle("node-a").await;
     assert_eq!(follow(&agent, &host).await, Some(true));
-    play.boot(0, "node-a", None).await;
+    play.boot_with_others(0, "node-a").await;
     assert_eq!(follow(&agent, &host).await, Some(false));
 }
 
@@ -509,10 +585,15 @@ async fn an_agent_that_starts_again_has_what_it_had_and_asks_for_everything() {
     let host = play.world.host("node-a").await;
     let folder = tempfile::tempdir().unwrap();
     let first = agent(&play.world, &host, Some(folder.path()));
+    let first = serve(&play.world, &host, first).await;
     for _ in 0..3 {
-        play.boot(0, "node-a", None).await;
+        play.boot_with_others(0, "node-a").await;
         assert!(first.pass(false).await.unwrap());
     }
+    // Others' words go to the disk as well.
+    play.told().await;
+    follow(&first, &host).await;
+    assert!(first.keep(false).await.unwrap());
     let second = agent(&play.world, &host, Some(folder.path()));
     second.restore().await.unwrap();
     let kept = second.wanted.lock().await;
@@ -526,11 +607,11 @@ async fn an_agent_that_starts_again_has_what_it_had_and_asks_for_everything() {
 async fn only_what_is_new_is_said_of_a_host_and_its_changes_are_forgotten() {
     let mut play = Play::begin(Backend::Sqlite, 5).await;
     let host = play.world.host("node-a").await;
-    let agent = agent(&play.world, &host, None);
-    play.boot(0, "node-a", None).await;
+    let agent = served(&play.world, &host).await;
+    play.boot_with_others(0, "node-a").await;
     agent.pass(false).await.unwrap();
     let before = agent.changeable_revision().await.unwrap();
-    play.boot(0, "node-a", None).await;
+    play.boot_with_others(0, "node-a").await;
     assert!(agent.pass(false).await.unwrap());
     let live = agent.live.lock().await;
     assert!(live.untold.is_empty());
@@ -554,4 +635,109 @@ async fn only_what_is_new_is_said_of_a_host_and_its_changes_are_forgotten() {
         !late.unwrap().delta,
         "the change was reported and is forgotten"
     );
+}
+
+/// Returns when a word of members has come.
+async fn come(agent: &Agent) {
+    let begun = tokio::time::Instant::now();
+    while agent.waiting_members().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_was_not_told_of_members_asks_for_them() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let (host, other) = (
+        play.world.host("node-a").await,
+        play.world.host("node-b").await,
+    );
+    let (one, two) = (
+        served(&play.world, &host).await,
+        served(&play.world, &other).await,
+    );
+    play.boot_with_others(0, "node-a").await;
+    play.boot_with_others(0, "node-b").await;
+    play.told().await;
+    follow(&one, &host).await;
+    follow(&two, &other).await;
+    let group = play.groups[0][0].clone();
+    let members = async |agent: &Agent| {
+        let wanted = agent.wanted.lock().await;
+        wanted.as_ref().unwrap().desired.model().members[&group].len()
+    };
+    let revision = async |agent: &Agent| {
+        let groups = agent.groups().await;
+        let found = groups.iter().find(|it| it.group_id == group);
+        found.unwrap().revision
+    };
+    let lost = revision(&one).await;
+    // The word of a new member gets lost.
+    play.boot_with_others(0, "node-b").await;
+    play.told().await;
+    come(&one).await;
+    one.waiting_members().clear();
+    assert_eq!((members(&one).await, revision(&one).await), (2, lost));
+    // The next one shows it.
+    play.boot_with_others(0, "node-b").await;
+    play.told().await;
+    come(&one).await;
+    assert!(!one.take_members().await);
+    assert!(one.groups_stale.load(Ordering::Acquire));
+    assert!(one.pass(false).await.unwrap());
+    assert_eq!(members(&one).await, 4);
+    // Without a next one, the agent hears of it when it says who it is.
+    play.boot_with_others(0, "node-b").await;
+    play.told().await;
+    come(&one).await;
+    one.waiting_members().clear();
+    assert!(one.announce().await.is_some());
+    assert!(one.groups_stale.load(Ordering::Acquire));
+    assert!(one.pass(false).await.unwrap());
+    assert_eq!(members(&one).await, 5);
+    assert!(one.announce().await.is_some());
+    assert!(!one.groups_stale.load(Ordering::Acquire));
+}
+
+#[tokio::test]
+async fn what_nobody_told_to_the_end_is_told_again() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let agent = served(&play.world, &host).await;
+    play.boot_with_others(0, "node-a").await;
+    play.told().await;
+    follow(&agent, &host).await;
+    let group = play.groups[0][0].clone();
+    let before = agent.groups().await.remove(0).revision;
+    // Somebody counted a change, and died.
+    let db = Db::connect(&play.world.database.config).await.unwrap();
+    let now = play.world.env.now().minus(Duration::from_secs(10));
+    let (id, stale) = (group.clone(), now.as_micros());
+    db.write(move |txn| {
+        let id = id.clone();
+        Box::pin(async move {
+            let next = i64::try_from(before).unwrap() + 1;
+            store::group_revision::Entity::update_many()
+                .col_expr(Column::Revision, Expr::value(next))
+                .col_expr(Column::ChangedAt, Expr::value(stale))
+                .filter(Column::GroupId.eq(id))
+                .exec(txn)
+                .await?;
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    let begun = tokio::time::Instant::now();
+    while agent.groups().await[0].revision == before {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        agent.take_members().await;
+        let stale = agent.groups_stale.load(Ordering::Acquire);
+        if stale {
+            agent.pass(false).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    db.close().await;
 }

@@ -10,8 +10,9 @@
 //!
 //! What it pulls is everything after a start and every ten to fifteen minutes,
 //! and between that what became of it, when it is told that there is something:
-//! by a nudge, or by the answer to its sign of life. Only the real driver and the files look at the whole
-//! host then; everything else costs what changed.
+//! by a nudge, or by the answer to its sign of life. Who joins or leaves a group
+//! elsewhere it is sent, without asking. Only the real driver and the files look
+//! at the whole host then; everything else costs what changed.
 //!
 //! After a start it applies what is on its disk before it asks anybody: guests
 //! do not wait for the control plane. `state` is what should be, `applied` is
@@ -38,23 +39,23 @@ mod wanted;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, watch};
 use yakumo_contracts::network::{
-    AnnounceRequest, HostBeat, HostDelta, HostState, HostStatesClient, PullStateRequest,
-    ReportAppliedRequest,
+    AnnounceRequest, GroupRevision, HostBeat, HostDelta, HostState, HostStatesClient,
+    PullStateRequest, ReportAppliedRequest,
 };
 use yakumo_contracts::network_host::{
-    ApplyReply, ApplyRequest, NetworkHostServer, StateChangedRequest,
+    ApplyReply, ApplyRequest, MembersChangedRequest, NetworkHostServer, StateChangedRequest,
 };
 use yakumo_rpc::Incoming;
 use yakumo_service::{Process, Recognition};
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
-use desired::{Desired, Missing};
+use desired::{Desired, MembersTaken, Missing};
 use driver::NetworkDriver;
 use live::Live;
 use model::Model;
@@ -76,6 +77,9 @@ const PULL_ALL_SPREAD: Duration = Duration::from_secs(300);
 
 /// How often a change is asked for again with what it lacked.
 const MAX_LACKING: usize = 3;
+
+/// Changes of groups that wait at the most; with more, groups are asked for.
+const MAX_WAITING: usize = 1_000;
 
 /// What a pull brought.
 enum Pulled {
@@ -119,6 +123,10 @@ pub(crate) struct Agent {
     changed: AtomicBool,
     /// The revision that callers wait for.
     awaited: AtomicU64,
+    /// Changes of groups that the next pass takes.
+    members: StdMutex<Vec<MembersChangedRequest>>,
+    /// Whether some group may have other members than those that are here.
+    groups_stale: AtomicBool,
 }
 
 impl Agent {
@@ -145,6 +153,8 @@ impl Agent {
             nudge: Notify::new(),
             changed: AtomicBool::new(false),
             awaited: AtomicU64::new(0),
+            members: StdMutex::default(),
+            groups_stale: AtomicBool::new(false),
         }
     }
 
@@ -197,8 +207,11 @@ impl Agent {
                 spoke = Some(now);
             }
             let resync = now.saturating_sub(looked) >= self.settings.resync;
-            let pull = reason || failures > 0 || self.changeable_revision().await.is_none();
-            if pull || resync || self.live.lock().await.owes() {
+            let members = self.take_members().await;
+            let stale = self.groups_stale.load(Ordering::Acquire);
+            let pull =
+                reason || stale || failures > 0 || self.changeable_revision().await.is_none();
+            if pull || resync || members || self.live.lock().await.owes() {
                 let passed = if pull {
                     self.pass(resync || failures > 0).await
                 } else {
@@ -237,7 +250,7 @@ impl Agent {
                     () = &mut rest => break,
                     () = self.nudge.notified() => {
                         reason = self.is_behind();
-                        if reason {
+                        if reason || !self.waiting_members().is_empty() {
                             break;
                         }
                     }
@@ -254,6 +267,34 @@ impl Agent {
     fn is_behind(&self) -> bool {
         let changed = self.changed.swap(false, Ordering::AcqRel);
         changed || *self.applied.borrow() < self.awaited.load(Ordering::Acquire)
+    }
+
+    fn waiting_members(&self) -> MutexGuard<'_, Vec<MembersChangedRequest>> {
+        // Each entry is whole or not there.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the changes of groups that have come; whether anything is new.
+    async fn take_members(&self) -> bool {
+        let waiting = std::mem::take(&mut *self.waiting_members());
+        if waiting.is_empty() {
+            return false;
+        }
+        let mut wanted = self.wanted.lock().await;
+        let Some(wanted) = wanted.as_mut() else {
+            // All of them come with the first state.
+            return false;
+        };
+        let mut new = false;
+        for change in &waiting {
+            match wanted.desired.change_members(change) {
+                MembersTaken::Changed => new = true,
+                MembersTaken::Nothing => {}
+                MembersTaken::Gap => self.groups_stale.store(true, Ordering::Release),
+            }
+        }
+        wanted.saved &= !new;
+        new
     }
 
     fn context(&self) -> RequestContext {
@@ -273,7 +314,7 @@ impl Agent {
             "making the kept state real"
         );
         let mut wanted = self.wanted.lock().await;
-        let mut kept = Desired::read(state);
+        let mut kept = Desired::read(state, None);
         log_rejected(&mut kept);
         let kept = self.begin(kept).await?;
         let kept = wanted.insert(kept);
@@ -303,6 +344,15 @@ impl Agent {
         wanted.as_ref().map(|wanted| wanted.desired.revision())
     }
 
+    /// The groups whose members are here.
+    async fn groups(&self) -> Vec<GroupRevision> {
+        let wanted = self.wanted.lock().await;
+        wanted
+            .as_ref()
+            .map(|wanted| wanted.desired.groups())
+            .unwrap_or_default()
+    }
+
     /// Gives a sign of life, which may get lost.
     async fn beat(&self) {
         let beat = HostBeat {
@@ -319,16 +369,24 @@ impl Agent {
 
     /// Says who the agent is; returns the revision that the host should have.
     async fn announce(&self) -> Option<u64> {
+        let applied_revision = *self.applied.borrow();
         let request = AnnounceRequest {
             host: self.settings.host.clone(),
             host_id: self.settings.host_id.clone(),
             driver: self.driver.name().into(),
             started_at: self.started_at.as_micros(),
-            applied_revision: *self.applied.borrow(),
+            applied_revision,
             availability_zone: self.settings.availability_zone.clone(),
+            follows_groups: true,
+            groups: self.groups().await,
         };
         match self.client.announce(&self.context(), request).await {
-            Ok(reply) => Some(reply.revision),
+            Ok(reply) => {
+                if reply.groups_changed {
+                    self.groups_stale.store(true, Ordering::Release);
+                }
+                Some(reply.revision)
+            }
             Err(fault) => {
                 tracing::debug!(%fault, "the network service did not hear of this host");
                 None
@@ -358,7 +416,13 @@ impl Agent {
         };
         let mut wanted = self.wanted.lock().await;
         match pulled {
-            Ok(pulled) => self.take(&mut wanted, pulled).await?,
+            Ok(pulled) => {
+                let taken = self.take(&mut wanted, pulled).await;
+                if taken.is_err() {
+                    self.groups_stale.store(true, Ordering::Release);
+                }
+                taken?;
+            }
             // Without the control plane the host still is kept as it should be.
             Err(fault) => {
                 if whole && let Some(wanted) = wanted.as_mut() {
@@ -404,7 +468,8 @@ impl Agent {
         match (pulled, wanted.as_mut()) {
             (Pulled::Nothing, _) => {}
             (Pulled::State(state), there) => {
-                let mut fresh = Desired::read(state);
+                let before = there.as_ref().map(|there| &there.desired);
+                let mut fresh = Desired::read(state, before);
                 log_rejected(&mut fresh);
                 let there = match there {
                     Some(there) => {
@@ -428,6 +493,21 @@ impl Agent {
 
     /// What is new: everything, or what became of what is here.
     async fn pull(&self) -> Result<Pulled, Fault> {
+        // What becomes stale from here on is asked for the next time.
+        let groups_stale = self.groups_stale.swap(false, Ordering::AcqRel);
+        let pulled = self.pull_with(groups_stale).await;
+        if pulled.is_err() {
+            self.groups_stale.fetch_or(groups_stale, Ordering::AcqRel);
+        }
+        pulled
+    }
+
+    async fn pull_with(&self, groups_stale: bool) -> Result<Pulled, Fault> {
+        let groups = if groups_stale {
+            self.groups().await
+        } else {
+            Vec::new()
+        };
         let mut lacking = Missing::default();
         for _ in 0..MAX_LACKING {
             let Some(since) = self.changeable_revision().await else {
@@ -438,6 +518,7 @@ impl Agent {
                 deltas: true,
                 network_ids: lacking.networks.iter().cloned().collect(),
                 group_ids: lacking.groups.iter().cloned().collect(),
+                groups: groups.clone(),
                 ..PullStateRequest::default()
             };
             let delta: HostDelta = match self.fetch(request).await? {
@@ -459,10 +540,25 @@ impl Agent {
                 }
             }
         }
-        Ok(match self.fetch(PullStateRequest::default()).await? {
+        let request = PullStateRequest {
+            groups: self.trusted_groups().await,
+            ..PullStateRequest::default()
+        };
+        Ok(match self.fetch(request).await? {
             None => Pulled::Nothing,
             Some((_, bytes)) => Pulled::State(decode(&bytes)?),
         })
+    }
+
+    /// The groups whose members need not be told again with everything else: none
+    /// of what an earlier process kept.
+    async fn trusted_groups(&self) -> Vec<GroupRevision> {
+        let wanted = self.wanted.lock().await;
+        wanted
+            .as_ref()
+            .filter(|wanted| wanted.pulled.is_some() && wanted.desired.is_changeable())
+            .map(|wanted| wanted.desired.groups())
+            .unwrap_or_default()
     }
 
     /// The revision of what is here, if changes of it may be taken.
@@ -615,6 +711,25 @@ impl NetworkHostServer for Agent {
         Ok(())
     }
 
+    async fn members_changed(
+        &self,
+        call: &Incoming,
+        request: MembersChangedRequest,
+    ) -> Result<(), Fault> {
+        call.sender.require_control()?;
+        let mut waiting = self.waiting_members();
+        if waiting.len() < MAX_WAITING {
+            waiting.push(request);
+        } else {
+            waiting.clear();
+            self.groups_stale.store(true, Ordering::Release);
+            self.changed.store(true, Ordering::Release);
+        }
+        drop(waiting);
+        self.nudge.notify_one();
+        Ok(())
+    }
+
     async fn apply(&self, call: &Incoming, request: ApplyRequest) -> Result<ApplyReply, Fault> {
         call.sender.require_control()?;
         let mut applied = self.applied.subscribe();
@@ -649,8 +764,6 @@ impl NetworkHostServer for Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex as StdMutex;
-
     use yakumo_contracts::common::Empty;
     use yakumo_contracts::network::{
         AnnounceReply, HostStatesHandler, HostStatesServer, PullStateReply, RemotePort,

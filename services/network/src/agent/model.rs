@@ -537,6 +537,7 @@ pub(crate) mod tests {
                 group_id: GROUP_A.into(),
                 addresses: vec!["10.0.0.5".into(), "10.0.0.7".into()],
                 port_ids: vec![PORT_A.into(), PORT_C.into()],
+                ..GroupMembers::default()
             }],
         }
     }

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 use yakumo_contracts::network::{
-    Agent, AnnounceReply, AnnounceRequest, FixedIp, ForgetHostRequest, GroupMembers, HostDelta,
-    HostFloatingIp, HostNetwork, HostPort, HostRule, HostSecurityGroup, HostState, HostSubnet,
-    ListAgentsReply, ListRequest, PullStateReply, PullStateRequest, RemotePort,
+    Agent, AnnounceReply, AnnounceRequest, FixedIp, ForgetHostRequest, GroupMembers, GroupRevision,
+    HostDelta, HostFloatingIp, HostNetwork, HostPort, HostRule, HostSecurityGroup, HostState,
+    HostSubnet, ListAgentsReply, ListRequest, PullStateReply, PullStateRequest, RemotePort,
     ReportAppliedRequest,
 };
 use yakumo_db::DbError;
@@ -58,14 +58,19 @@ impl App {
         let noted_since = if request.deltas { since } else { i64::MAX };
         let news = store::hosts::news(db, &request.host, noted_since, MAX_CHANGES).await?;
         let revision = news.as_ref().map_or(0, |news| news.revision);
-        if request.offset == 0 && revision == since {
+        // In a whole state the others are left out; here they are the reason.
+        let stale = match request.deltas {
+            true => self.stale_groups(&request.groups).await?,
+            false => BTreeSet::new(),
+        };
+        if request.offset == 0 && revision == since && stale.is_empty() {
             return Ok(PullStateReply {
                 revision: request.since_revision,
                 ..PullStateReply::default()
             });
         }
         let known = |news: &News| {
-            request.deltas && !news.more && (news.full_revision..news.revision).contains(&since)
+            request.deltas && !news.more && (news.full_revision..=news.revision).contains(&since)
         };
         let news = news.filter(known);
         let delta = news.is_some();
@@ -73,14 +78,11 @@ impl App {
         let bytes = match news {
             Some(news) => {
                 let ports: Vec<String> = news.ports.into_iter().collect();
-                self.host_delta(&request, revision, &ports)
+                self.host_delta(&request, revision, &ports, stale)
                     .await?
                     .encode_to_vec()
             }
-            None => self
-                .host_state(&request.host, revision)
-                .await?
-                .encode_to_vec(),
+            None => self.host_state(&request, revision).await?.encode_to_vec(),
         };
         let bytes = Bytes::from(bytes);
         let tag = Sha256::digest(&bytes).as_slice().to_vec();
@@ -133,6 +135,7 @@ impl App {
         request: &PullStateRequest,
         revision: u64,
         ids: &[String],
+        stale: BTreeSet<String>,
     ) -> Result<HostDelta, DbError> {
         let db = self.db.read();
         let host = &request.host;
@@ -153,7 +156,8 @@ impl App {
         let networks: Vec<String> = request.network_ids.iter().filter(used).cloned().collect();
         let used = |id: &&String| ports.iter().any(|port| port.security_groups.contains(id));
         let groups: BTreeSet<String> = request.group_ids.iter().filter(used).cloned().collect();
-        let (security_groups, members) = self.host_groups(groups.into_iter().collect()).await?;
+        let groups = groups.into_iter().collect();
+        let (security_groups, members) = self.host_groups(groups, stale, &[]).await?;
         Ok(HostDelta {
             since_revision: request.since_revision,
             revision,
@@ -165,8 +169,12 @@ impl App {
         })
     }
 
-    async fn host_state(&self, host: &str, revision: u64) -> Result<HostState, DbError> {
-        let db = self.db.read();
+    async fn host_state(
+        &self,
+        request: &PullStateRequest,
+        revision: u64,
+    ) -> Result<HostState, DbError> {
+        let (db, host) = (self.db.read(), request.host.as_str());
         let ports = store::ports::on_host(db, host).await?;
         let networks: BTreeSet<String> = ports.iter().map(|port| port.network_id.clone()).collect();
         let networks: Vec<String> = networks.into_iter().collect();
@@ -175,7 +183,14 @@ impl App {
         parts.add_floating(store::floating_ips::on_host(db, host).await?);
         parts.add_groups(store::ports::memberships_on_host(db, host).await?);
         let used: BTreeSet<String> = parts.groups.values().flatten().cloned().collect();
-        let (security_groups, members) = self.host_groups(used.into_iter().collect()).await?;
+        let used = used.into_iter().collect();
+        // An agent that can change what it has says what it has.
+        let known = if request.deltas {
+            &[]
+        } else {
+            request.groups.as_slice()
+        };
+        let (security_groups, members) = self.host_groups(used, BTreeSet::new(), known).await?;
         Ok(HostState {
             host: host.to_owned(),
             revision,
@@ -186,28 +201,27 @@ impl App {
         })
     }
 
-    /// Groups with their rules, and the members of the groups that those name.
+    /// Groups with their rules, and the members of the groups that those name and
+    /// of some others. Members of which the host has the newest ones are left out.
     async fn host_groups(
         &self,
         ids: Vec<String>,
+        others: BTreeSet<String>,
+        known: &[GroupRevision],
     ) -> Result<(Vec<HostSecurityGroup>, Vec<GroupMembers>), DbError> {
         let db = self.db.read();
         // Nothing else passes on hosts.
         let mut rules = store::security_groups::rules_of(db, &ids).await?;
         rules.retain(|rule| rule.ethertype == "IPv4");
-        let remote: BTreeSet<String> = rules
-            .iter()
-            .map(|rule| rule.remote_group_id.clone())
-            .filter(|group| !group.is_empty())
-            .collect();
+        let mut remote = others;
+        remote.extend(
+            rules
+                .iter()
+                .map(|rule| rule.remote_group_id.clone())
+                .filter(|group| !group.is_empty()),
+        );
         let remote: Vec<String> = remote.into_iter().collect();
-        let mut members: BTreeMap<String, BTreeMap<String, String>> = remote
-            .iter()
-            .map(|group| (group.clone(), BTreeMap::new()))
-            .collect();
-        for (group, port, address) in store::ports::group_addresses(db, &remote).await? {
-            members.entry(group).or_default().insert(address, port);
-        }
+        let members = self.group_members(remote, known).await?;
         let mut rules_of: HashMap<String, Vec<HostRule>> = HashMap::new();
         for rule in rules {
             rules_of
@@ -222,18 +236,44 @@ impl App {
                 id,
             })
             .collect();
-        let members = members
+        Ok((groups, members))
+    }
+
+    /// The members of groups. Their revisions are read first: there may be more
+    /// of a group than its revision promises, and never less.
+    async fn group_members(
+        &self,
+        groups: Vec<String>,
+        known: &[GroupRevision],
+    ) -> Result<Vec<GroupMembers>, DbError> {
+        let db = self.db.read();
+        let revisions = store::members::revisions(db, &groups).await?;
+        let known: HashMap<&str, u64> = known
+            .iter()
+            .map(|group| (group.group_id.as_str(), group.revision))
+            .collect();
+        let same = |group: &String| {
+            known.get(group.as_str()).copied() == Some(revision_in(&revisions, group))
+        };
+        let wanted: Vec<String> = groups.iter().filter(|id| !same(id)).cloned().collect();
+        let mut members: HashMap<String, BTreeMap<String, String>> = HashMap::new();
+        for (group, port, address) in store::ports::group_addresses(db, &wanted).await? {
+            members.entry(group).or_default().insert(address, port);
+        }
+        Ok(groups
             .into_iter()
-            .map(|(group_id, members)| {
+            .map(|group_id| {
+                let members = members.remove(&group_id).unwrap_or_default();
                 let (addresses, port_ids) = members.into_iter().unzip();
                 GroupMembers {
+                    revision: revision_in(&revisions, &group_id),
+                    unchanged: same(&group_id),
                     group_id,
                     addresses,
                     port_ids,
                 }
             })
-            .collect();
-        Ok((groups, members))
+            .collect())
     }
 
     async fn host_networks(&self, ids: &[String]) -> Result<Vec<HostNetwork>, DbError> {
@@ -375,35 +415,24 @@ impl App {
 
     /// Who an agent is; returns what the host should have.
     pub async fn announce(&self, request: AnnounceRequest) -> Result<AnnounceReply, Fault> {
+        let groups_changed = !self.stale_groups(&request.groups).await?.is_empty();
         let known = store::hosts::find(self.db.read(), &request.host).await?;
-        if let Some(host) = known {
-            let same = host.host_id == request.host_id
-                && host.started_at == request.started_at
-                && host.driver == request.driver
-                && host.availability_zone == request.availability_zone;
-            if same
-                && !is_ahead(&request, host.revision)
-                && self.now() - host.heard_at < HEARD_EVERY
-            {
-                return Ok(AnnounceReply {
-                    revision: u64::try_from(host.revision).unwrap_or(0),
-                });
-            }
+        if let Some(host) = known
+            && who(&request).is(&host)
+            && !is_ahead(&request, host.revision)
+            && self.now() - host.heard_at < HEARD_EVERY
+        {
+            return Ok(AnnounceReply {
+                revision: u64::try_from(host.revision).unwrap_or(0),
+                groups_changed,
+            });
         }
         let ctx = RequestContext::internal(self.env.id());
         let host = self
             .change(&ctx, request, |app, txn, _ctx, request| {
                 Box::pin(async move {
-                    let host = store::hosts::heard(
-                        txn,
-                        &request.host,
-                        &request.host_id,
-                        &request.driver,
-                        &request.availability_zone,
-                        request.started_at,
-                        app.now(),
-                    )
-                    .await?;
+                    let who = who(&request);
+                    let host = store::hosts::heard(txn, &request.host, who, app.now()).await?;
                     if !is_ahead(&request, host.revision) {
                         return Ok(host);
                     }
@@ -420,7 +449,19 @@ impl App {
             .await?;
         Ok(AnnounceReply {
             revision: u64::try_from(host.revision).unwrap_or(0),
+            groups_changed,
         })
+    }
+
+    /// Those of these groups that have other members.
+    async fn stale_groups(&self, known: &[GroupRevision]) -> Result<BTreeSet<String>, DbError> {
+        let ids: Vec<String> = known.iter().map(|group| group.group_id.clone()).collect();
+        let now = store::members::revisions(self.db.read(), &ids).await?;
+        Ok(known
+            .iter()
+            .filter(|group| revision_in(&now, &group.group_id) != group.revision)
+            .map(|group| group.group_id.clone())
+            .collect())
     }
 
     /// The agents, for administrators. There are few enough for one page.
@@ -480,6 +521,22 @@ impl App {
             .collect();
         Ok(ListAgentsReply { agents, more })
     }
+}
+
+fn who(request: &AnnounceRequest) -> store::hosts::Who {
+    store::hosts::Who {
+        host_id: request.host_id.clone(),
+        driver: request.driver.clone(),
+        zone: request.availability_zone.clone(),
+        started_at: request.started_at,
+        follows_groups: request.follows_groups,
+    }
+}
+
+/// A group that never changed has revision 0.
+fn revision_in(revisions: &HashMap<String, i64>, group: &str) -> u64 {
+    let revision = revisions.get(group).copied().unwrap_or(0);
+    u64::try_from(revision).unwrap_or(0)
 }
 
 /// Whether a host has a revision that was never given out.

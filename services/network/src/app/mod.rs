@@ -8,6 +8,7 @@
 pub mod faults;
 mod floating_ips;
 mod hosts;
+mod members;
 mod networks;
 mod notifier;
 mod port_updates;
@@ -71,6 +72,8 @@ pub struct App {
     pub states: Arc<States>,
     /// When hosts were heard last.
     pub beats: Arc<Gather<Timestamp>>,
+    /// Told when a group has other members.
+    pub members: Arc<Notify>,
 }
 
 /// Calls that wait for a host. A host answers by calling us, so those that wait
@@ -145,10 +148,11 @@ impl App {
         }
     }
 
-    /// Ports became other ones, or joined or left these groups: their hosts must
-    /// pull them, and so must those with rules that name the groups. Gives what
-    /// was raised, by host. Call it once for a change, when memberships are as
-    /// they will be and addresses still have their owners.
+    /// Ports became other ones: their hosts must pull them. Gives what was raised,
+    /// by host. And they joined or left these groups, or became others in them,
+    /// which hosts with rules that name the groups are told soon. Call it once for
+    /// a change, when memberships are as they will be and addresses still have
+    /// their owners.
     async fn touch_hosts_of(
         &self,
         txn: &DatabaseTransaction,
@@ -156,33 +160,43 @@ impl App {
         groups: &[String],
     ) -> Result<HashMap<String, Raised>, DbError> {
         let all: BTreeSet<&str> = ports.iter().map(|port| port.id.as_str()).collect();
-        let mut concerned: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-        for host in store::ports::hosts_naming(txn, groups).await? {
-            concerned.insert(host, all.clone());
-        }
+        self.touch_groups(txn, &all, groups).await?;
+        let mut concerned: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for port in ports.iter().filter(|port| !port.host.is_empty()) {
-            let own = concerned.entry(port.host.clone()).or_default();
+            let own = concerned.entry(&port.host).or_default();
             own.insert(&port.id);
         }
+        let concerned: BTreeMap<String, Vec<String>> = concerned
+            .into_iter()
+            .map(|(host, ports)| {
+                let ports = ports.into_iter().map(str::to_owned);
+                (host.to_owned(), ports.collect())
+            })
+            .collect();
+        self.touch_hosts_with(txn, concerned).await
+    }
+
+    /// Hosts must pull these ports.
+    async fn touch_hosts_with(
+        &self,
+        txn: &DatabaseTransaction,
+        concerned: BTreeMap<String, Vec<String>>,
+    ) -> Result<HashMap<String, Raised>, DbError> {
         let hosts: Vec<String> = concerned.keys().cloned().collect();
-        let (cause, noted) = if all.len() > MAX_NOTED {
-            (Cause::Other, BTreeMap::new())
-        } else {
-            (Cause::Ports, concerned)
-        };
+        let many = concerned.values().any(|ports| ports.len() > MAX_NOTED);
+        let cause = if many { Cause::Other } else { Cause::Ports };
         let raised = store::hosts::bump(txn, &hosts, cause, self.now()).await?;
-        let mut changes = Vec::new();
-        for (host, ports) in noted {
-            let Some(raised) = raised.get(&host) else {
-                continue;
-            };
-            changes.extend(
-                ports
-                    .into_iter()
-                    .map(|port| (host.clone(), raised.revision, port.to_owned())),
-            );
+        if cause == Cause::Ports {
+            let mut changes = Vec::new();
+            for (host, ports) in concerned {
+                let Some(raised) = raised.get(&host) else {
+                    continue;
+                };
+                let ports = ports.into_iter();
+                changes.extend(ports.map(|port| (host.clone(), raised.revision, port)));
+            }
+            store::hosts::note(txn, changes).await?;
         }
-        store::hosts::note(txn, changes).await?;
         self.announce_hosts(hosts);
         Ok(raised)
     }

@@ -502,6 +502,8 @@ pub mod host {
         pub full_revision: i64,
         /// What it said it has made real.
         pub applied_revision: i64,
+        /// Whether its agent takes changes of groups by themselves.
+        pub follows_groups: bool,
         /// When its agent started.
         pub started_at: i64,
         /// When it was heard last.
@@ -534,6 +536,57 @@ pub mod host_change {
         /// The port; it may be elsewhere, or gone.
         #[sea_orm(primary_key, auto_increment = false)]
         pub port_id: String,
+    }
+
+    /// None: what belongs together is fetched for a whole page at once.
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// A port that joined or left a group, or became another one in it, of which no
+/// host was told yet.
+pub mod group_change {
+    use sea_orm::entity::prelude::*;
+
+    /// One row of `group_changes`.
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "group_changes")]
+    pub struct Model {
+        /// Its own id.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        /// The group.
+        pub group_id: String,
+        /// The port; it may be gone.
+        pub port_id: String,
+    }
+
+    /// None: what belongs together is fetched for a whole page at once.
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// How often the members of a group have changed, in batches.
+pub mod group_revision {
+    use sea_orm::entity::prelude::*;
+
+    /// One row of `group_revisions`.
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "group_revisions")]
+    pub struct Model {
+        /// The group.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub group_id: String,
+        /// The newest batch.
+        pub revision: i64,
+        /// The newest batch that hosts were told of.
+        pub told_revision: i64,
+        /// When the newest batch was made.
+        pub changed_at: i64,
     }
 
     /// None: what belongs together is fetched for a whole page at once.

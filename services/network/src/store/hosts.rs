@@ -48,6 +48,7 @@ fn empty(name: &str, now: i64) -> ActiveModel {
         revision: Set(1),
         full_revision: Set(1),
         applied_revision: Set(0),
+        follows_groups: Set(false),
         started_at: Set(0),
         heard_at: Set(0),
         created_at: Set(now),
@@ -272,22 +273,46 @@ pub async fn overdue(db: &impl ConnectionTrait, most: i64) -> Result<Vec<String>
         .await?)
 }
 
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// The host's own id.
+    pub host_id: String,
+    /// `real` or `simulated`.
+    pub driver: String,
+    /// Its zone.
+    pub zone: String,
+    /// When it started.
+    pub started_at: i64,
+    /// Whether it takes changes of groups by themselves.
+    pub follows_groups: bool,
+}
+
+impl Who {
+    /// Whether this is known of a host.
+    pub fn is(&self, host: &Model) -> bool {
+        host.host_id == self.host_id
+            && host.started_at == self.started_at
+            && host.driver == self.driver
+            && host.availability_zone == self.zone
+            && host.follows_groups == self.follows_groups
+    }
+}
+
 /// Notes a sign of life.
 pub async fn heard(
     db: &impl ConnectionTrait,
     name: &str,
-    host_id: &str,
-    driver: &str,
-    zone: &str,
-    started_at: i64,
+    who: Who,
     now: i64,
 ) -> Result<Model, DbError> {
     ensure(db, name, now).await?;
     Entity::update_many()
-        .col_expr(Column::HostId, Expr::value(host_id))
-        .col_expr(Column::Driver, Expr::value(driver))
-        .col_expr(Column::AvailabilityZone, Expr::value(zone))
-        .col_expr(Column::StartedAt, Expr::value(started_at))
+        .col_expr(Column::HostId, Expr::value(who.host_id))
+        .col_expr(Column::Driver, Expr::value(who.driver))
+        .col_expr(Column::AvailabilityZone, Expr::value(who.zone))
+        .col_expr(Column::StartedAt, Expr::value(who.started_at))
+        .col_expr(Column::FollowsGroups, Expr::value(who.follows_groups))
         .col_expr(Column::HeardAt, Expr::value(now))
         .filter(Column::Name.eq(name))
         .exec(db)

@@ -23,6 +23,9 @@ impl MigratorTrait for Migrator {
                 Box::pin(find_hosts_by_group(manager))
             }),
             yakumo_db::idempotency::migration(),
+            yakumo_db::migration("m20261128_000005_count_changes_of_groups", |manager| {
+                Box::pin(count_changes_of_groups(manager))
+            }),
         ]
     }
 }
@@ -554,6 +557,52 @@ async fn find_hosts_by_group(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .table(members())
         .to_owned();
     manager.drop_index(old).await
+}
+
+async fn count_changes_of_groups(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager
+        .create_table(
+            columns::table("group_changes")
+                .col(columns::id("id").primary_key())
+                .col(columns::id("group_id"))
+                .col(columns::id("port_id"))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(columns::index(
+            "group_changes_by_group",
+            "group_changes",
+            &["group_id"],
+        ))
+        .await?;
+    manager
+        .create_table(
+            columns::table("group_revisions")
+                .col(columns::id("group_id").primary_key())
+                .col(columns::integer("revision"))
+                .col(columns::integer("told_revision"))
+                .col(columns::integer("changed_at"))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(columns::index(
+            "group_revisions_by_change",
+            "group_revisions",
+            &["changed_at"],
+        ))
+        .await?;
+    // Agents of the release before must be told otherwise.
+    let column = columns::boolean("follows_groups").default(false).take();
+    manager
+        .alter_table(
+            Table::alter()
+                .table(Alias::new("hosts"))
+                .add_column(column)
+                .to_owned(),
+        )
+        .await
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod entity;
 pub mod floating_ips;
 pub mod hosts;
 pub mod listing;
+pub mod members;
 mod migration;
 pub mod networks;
 pub mod ports;
@@ -17,8 +18,8 @@ pub mod servers;
 pub mod subnets;
 
 pub use entity::{
-    address, floating_ip, host, host_change, membership, network, port, quota, router,
-    router_interface, rule, security_group, server, subnet,
+    address, floating_ip, group_change, group_revision, host, host_change, membership, network,
+    port, quota, router, router_interface, rule, security_group, server, subnet,
 };
 pub use migration::Migrator;
 /// What queries run on: the readers, or a transaction.

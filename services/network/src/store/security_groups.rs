@@ -9,7 +9,7 @@ use yakumo_db::DbError;
 
 use super::listing::{self, Field, Kind};
 use super::security_group::{ActiveModel, Column, Entity, Model};
-use super::{Walls, membership, rule};
+use super::{Walls, members, membership, rule};
 use crate::app::faults;
 
 const FIELDS: &[Field<Column>] = &[
@@ -155,6 +155,7 @@ pub async fn delete(db: &impl ConnectionTrait, id: &str) -> Result<(), DbError> 
         )
         .exec(db)
         .await?;
+    members::forget(db, id).await?;
     Entity::delete_by_id(id).exec(db).await?;
     Ok(())
 }

@@ -81,6 +81,7 @@ impl HostStatesServer for FakeService {
     async fn announce(&self, _: &Incoming, _: AnnounceRequest) -> Result<AnnounceReply, Fault> {
         Ok(AnnounceReply {
             revision: self.state.revision,
+            ..AnnounceReply::default()
         })
     }
 

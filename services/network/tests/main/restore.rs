@@ -1,5 +1,7 @@
 //! A manager whose database was put back, and hosts that have heard more.
 
+use std::time::Duration;
+
 use yakumo_contracts::network::{
     AnnounceRequest, ForgetHostRequest, NetworkHostsClient, PullStateRequest,
 };
@@ -26,6 +28,7 @@ async fn announce(host: &FakeHost, applied_revision: u64) -> u64 {
         started_at: 1,
         applied_revision,
         availability_zone: "nova".into(),
+        ..AnnounceRequest::default()
     };
     let reply = host.client.announce(&host.ctx, request).await;
     reply.unwrap().revision
@@ -55,10 +58,19 @@ async fn hosts_pull_everything_after_a_restore_on_every_database() {
             .unwrap();
         let state = host.apply().await;
         assert_eq!(told(&host, state.revision).await, (false, false));
+        let groups = async || host.pull().await.members[0].revision;
+        world
+            .wait_for(
+                "the group's revision",
+                Duration::from_secs(10),
+                async || groups().await == 1,
+            )
+            .await;
         let db = world.database().await;
         let done = upkeep::restored(&db).await.unwrap();
         let counts: Vec<u64> = done.iter().map(|(_, count)| *count).collect();
-        assert_eq!(counts, [1, 1], "{backend:?}");
+        assert_eq!(counts, [1, 1, 1], "{backend:?}");
+        assert!(groups().await > 1_000_000_000);
         // Whatever it has heard of, it is told everything, and of more than that.
         for known in [1, state.revision, 90_000] {
             assert_eq!(told(&host, known).await, (true, false), "{backend:?}");

@@ -5,10 +5,11 @@ use std::time::Duration;
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::network::{
     AllocateServerPortsRequest, CreatePortsRequest, CreateSecurityGroupRulesRequest,
-    CreateSecurityGroupsRequest, IdRequest, ListRequest, ListServerAddressesRequest, NewPort,
-    NewSecurityGroup, PullStateRequest, RequestedNetwork, ResolveServerNetworksRequest,
+    CreateSecurityGroupsRequest, HostDelta, IdRequest, ListRequest, ListServerAddressesRequest,
+    NewPort, NewSecurityGroup, PullStateRequest, RequestedNetwork, ResolveServerNetworksRequest,
     ResolvedNetwork, ServerPortsRequest, ServerSecurityGroupRequest,
 };
+use yakumo_testing::databases::ALL;
 use yakumo_types::{FaultCode, ServerId};
 
 use crate::world::{World, admin, kind, member, new_subnet, rule};
@@ -455,9 +456,11 @@ async fn a_host_gets_its_own_state_and_only_when_it_changed() {
         .unwrap();
     assert_eq!(a.pull().await.revision, state.revision);
     assert!(b.pull().await.revision > before);
-    // A new member of project 1 concerns both.
+    // A new member of project 1 concerns both, but node-a need not ask for it.
     world.allocate(&one, &shared.id, "node-b").await.unwrap();
-    assert!(a.pull().await.revision > state.revision);
+    let now = a.pull().await;
+    assert_eq!(now.revision, state.revision);
+    assert_eq!(now.members[0].addresses.len(), 3);
     // Nobody asks or speaks for another host.
     let fault = a
         .client
@@ -528,4 +531,40 @@ async fn a_port_that_calls_itself_after_a_server_is_none_of_it() {
         .unwrap();
     assert_eq!(listed.ports[0].security_groups, mine.security_groups);
     assert_eq!(listed.ports[0].device_id, server, "nothing was done to it");
+}
+
+#[tokio::test]
+async fn an_agent_of_the_release_before_pulls_the_members_of_groups() {
+    for backend in ALL {
+        let world = World::with(backend, yakumo_network::Config::default()).await;
+        let ctx = member(1);
+        let (network, _) = world.shared_network("shared", "10.0.0.0/24").await;
+        let host = world.host_that("node-a", false).await;
+        let other = world.host("node-b").await;
+        world.allocate(&ctx, &network.id, "node-a").await.unwrap();
+        let before = host.apply().await;
+        let others = other.pull().await.revision;
+        world.allocate(&ctx, &network.id, "node-b").await.unwrap();
+        // Its own port, and no second time.
+        assert_eq!(other.pull().await.revision, others + 1);
+        let asked = PullStateRequest {
+            host: "node-a".into(),
+            since_revision: before.revision,
+            deltas: true,
+            ..PullStateRequest::default()
+        };
+        world
+            .wait_for("the new member", Duration::from_secs(10), async || {
+                let reply = host
+                    .client
+                    .pull_state(&host.ctx, asked.clone())
+                    .await
+                    .unwrap();
+                let delta: HostDelta = prost::Message::decode(reply.chunk.as_slice()).unwrap();
+                let remote = delta.remote_ports.first();
+                reply.delta && remote.is_some_and(|port| port.addresses == ["10.0.0.3"])
+            })
+            .await;
+        assert_eq!(other.pull().await.revision, others + 1);
+    }
 }

@@ -154,11 +154,13 @@ impl World {
 
     /// A host that says what it is told to.
     pub async fn host(&self, name: &str) -> FakeHost {
-        let host = FakeHost {
-            name: name.into(),
-            ctx: RequestContext::host(self.env.id()),
-            client: HostStatesClient::new(self.bus.as_host(name), Target::service("network")),
-        };
+        self.host_that(name, true).await
+    }
+
+    /// A host whose agent takes changes of groups by themselves, or one of the
+    /// release before.
+    pub async fn host_that(&self, name: &str, follows_groups: bool) -> FakeHost {
+        let host = self.known_host(name);
         host.client
             .announce(
                 &host.ctx,
@@ -169,11 +171,22 @@ impl World {
                     started_at: 1,
                     applied_revision: 0,
                     availability_zone: "nova".into(),
+                    follows_groups,
+                    ..AnnounceRequest::default()
                 },
             )
             .await
             .unwrap();
         host
+    }
+
+    /// A host that has said who it is.
+    pub fn known_host(&self, name: &str) -> FakeHost {
+        FakeHost {
+            name: name.into(),
+            ctx: RequestContext::host(self.env.id()),
+            client: HostStatesClient::new(self.bus.as_host(name), Target::service("network")),
+        }
     }
 
     pub fn internal(&self) -> RequestContext {
