@@ -51,8 +51,10 @@ pub fn start(
                 ServeOptions::default(),
             )
             .await?;
-        let follow = reconcilers::FollowHosts::new(bus, process.env.clone(), scheduler);
-        drive_reconciler(&process, Arc::new(follow), config.snapshot_every());
+        let follow =
+            reconcilers::FollowHosts::new(bus, process.env.clone(), Arc::clone(&scheduler));
+        let look = drive_reconciler(&process, Arc::new(follow), config.snapshot_every());
+        scheduler.looks_by(look);
         let shutdown = process.shutdown.clone();
         process.spawn("bus server", async move {
             shutdown.cancelled().await;

@@ -38,6 +38,27 @@ struct FakeApi {
     hosts: Mutex<Vec<HostSnapshot>>,
 }
 
+impl FakeApi {
+    /// These hosts are there.
+    fn know(&self, hosts: &[&str]) {
+        *self.hosts.lock().unwrap() = hosts
+            .iter()
+            .map(|name| HostSnapshot {
+                host: (*name).to_owned(),
+                availability_zone: "nova".into(),
+                enabled: true,
+                settings_revision: 1,
+                incarnation: 1,
+                sequence: 1,
+                vcpus: 8,
+                memory_mib: 8192,
+                disk_gib: 100,
+                ..HostSnapshot::default()
+            })
+            .collect();
+    }
+}
+
 #[async_trait]
 impl ApiServer for FakeApi {
     async fn snapshot(
@@ -79,21 +100,7 @@ impl World {
         let env = system_env();
         let bus = Bus::in_process(env.clone(), Arc::new(NoSeal));
         let api = Arc::new(FakeApi::default());
-        *api.hosts.lock().unwrap() = hosts
-            .iter()
-            .map(|name| HostSnapshot {
-                host: (*name).to_owned(),
-                availability_zone: "nova".into(),
-                enabled: true,
-                settings_revision: 1,
-                incarnation: 1,
-                sequence: 1,
-                vcpus: 8,
-                memory_mib: 8192,
-                disk_gib: 100,
-                ..HostSnapshot::default()
-            })
-            .collect();
+        api.know(hosts);
         bus.serve(
             Topic::Control("api"),
             vec![Arc::new(ApiHandler::new(api.clone()))],
@@ -199,6 +206,26 @@ async fn a_request_waits_for_the_first_view_of_the_hosts() {
     assert!(early.is_err(), "{early:?}");
     world.api.ready.store(true, Ordering::SeqCst);
     assert_eq!(asked.await.unwrap(), ["a", "b", "c", "d", "e"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_host_is_found_that_nobody_has_told_of_yet() {
+    let world = World::start(&[]).await;
+    world.api.ready.store(true, Ordering::SeqCst);
+    let fault = world.choose().await.unwrap_err();
+    assert!(fault.message.contains("no compute host has registered"));
+    world.api.know(&["a"]);
+    assert_eq!(world.choose().await.unwrap(), ["a"]);
+    // What was looked for and is gone again is an answer within a bound, too.
+    world
+        .report(HostChanged {
+            removed: true,
+            ..view("a", |_| {})
+        })
+        .await;
+    world.api.know(&[]);
+    world.until(&[]).await;
+    assert!(world.choose().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

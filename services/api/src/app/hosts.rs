@@ -390,7 +390,9 @@ impl App {
         if alive.is_empty() && changed.is_empty() {
             return Ok(());
         }
-        self.db
+        let unwritten: Vec<String> = changed.iter().map(|(name, _)| name.clone()).collect();
+        let written = self
+            .db
             .write(move |txn| {
                 let (alive, changed) = (alive.clone(), changed.clone());
                 Box::pin(async move {
@@ -404,8 +406,17 @@ impl App {
                     Ok(())
                 })
             })
-            .await?;
-        Ok(())
+            .await;
+        if written.is_err() {
+            // Of being alive there is a newer sign soon; claims change seldom.
+            let mut heard = lock(&self.hosts.heard);
+            for name in unwritten {
+                if let Some(entry) = heard.get_mut(&name) {
+                    entry.claimed_unwritten = true;
+                }
+            }
+        }
+        Ok(written?)
     }
 
     /// A page of all hosts, for schedulers.

@@ -1,6 +1,6 @@
 //! The scheduler's side of its contract.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,18 +9,23 @@ use yakumo_contracts::scheduler::{
     ChooseHostsReply, ChooseHostsRequest, HostsChanged, SchedulerServer,
 };
 use yakumo_rpc::{Incoming, Principal};
+use yakumo_service::Nudge;
 use yakumo_types::{Env, Fault, Timestamp};
 
 use crate::config::Config;
 use crate::pipeline;
 use crate::view::HostTable;
 
-/// One scheduler: its table, and whether it has seen the hosts yet.
+/// How long a request waits for another look where no host is known.
+const LOOK_BOUND: Duration = Duration::from_secs(2);
+
+/// One scheduler: its table, and how often it has seen all hosts.
 pub(crate) struct Scheduler {
     env: Env,
     config: Config,
     table: Mutex<HostTable>,
-    seen: watch::Sender<bool>,
+    seen: watch::Sender<u64>,
+    look: OnceLock<Nudge>,
 }
 
 impl Scheduler {
@@ -29,7 +34,8 @@ impl Scheduler {
             env,
             table: Mutex::new(HostTable::new(&config)),
             config,
-            seen: watch::Sender::new(false),
+            seen: watch::Sender::new(0),
+            look: OnceLock::new(),
         }
     }
 
@@ -41,13 +47,33 @@ impl Scheduler {
 
     /// The hosts were seen: requests may be answered.
     pub(crate) fn mark_seen(&self) {
-        self.seen.send_replace(true);
+        self.seen.send_modify(|times| *times += 1);
+    }
+
+    /// What makes it see the hosts now.
+    pub(crate) fn looks_by(&self, look: Nudge) {
+        let _ = self.look.set(look);
+    }
+
+    /// Before it says that there is no host at all, a scheduler looks once more:
+    /// one that has just registered may be told of a moment later.
+    async fn look_for_a_first(&self) {
+        if !self.with_table(|table| table.hosts().is_empty()) {
+            return;
+        }
+        let Some(look) = self.look.get() else {
+            return;
+        };
+        let mut seen = self.seen.subscribe();
+        let times = *seen.borrow();
+        look.nudge();
+        let _ = tokio::time::timeout(LOOK_BOUND, seen.wait_for(|now| *now > times)).await;
     }
 
     async fn wait_for_hosts(&self) -> Result<(), Fault> {
         let mut seen = self.seen.subscribe();
         let bound = Duration::from_secs(u64::from(self.config.first_view_seconds));
-        match tokio::time::timeout(bound, seen.wait_for(|seen| *seen)).await {
+        match tokio::time::timeout(bound, seen.wait_for(|times| *times > 0)).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Fault::unavailable(
                 "The scheduler has not seen the hosts yet.",
@@ -72,6 +98,7 @@ impl SchedulerServer for Scheduler {
     ) -> Result<ChooseHostsReply, Fault> {
         require_control(call)?;
         self.wait_for_hosts().await?;
+        self.look_for_a_first().await;
         let started = self.env.clock.monotonic();
         let outcome = self.with_table(|table| {
             pipeline::choose_hosts(table, &self.config, &request, started, &*self.env.rng)
