@@ -16,6 +16,22 @@ use crate::ui::Step;
 /// How many lines of a failed program's output are shown.
 const TAIL: usize = 25;
 
+/// Keeps from a program what cargo says of this one. Build scripts read it as
+/// theirs: cargo would run them again, and build all that stands on them, each
+/// time that it is started by this program after it was by a person.
+pub fn forget_package(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let of_package = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
+        if of_package {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// A program to run to its end.
 pub struct Run {
     command: Command,
@@ -37,6 +53,7 @@ impl Run {
             command.arg(argument);
         }
         command.stdin(Stdio::null());
+        forget_package(&mut command);
         Self {
             command,
             shown,

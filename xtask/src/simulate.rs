@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::paths::Paths;
+use crate::run::forget_package;
 
 /// Runs `seeds` seeds of one scenario or of all, or plays one seed back.
 pub fn run(
@@ -15,6 +16,7 @@ pub fn run(
     seed: Option<u64>,
 ) -> Result<()> {
     let mut command = Command::new("cargo");
+    forget_package(&mut command);
     command
         .args(["run", "--quiet", "--package", "yakumo-simulation", "--"])
         .args(scenario)

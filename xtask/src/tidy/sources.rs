@@ -456,7 +456,7 @@ mod tests {
         let text =
             "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { std::thread::sleep(c) }\n}\n";
         assert!(rules("shared/rpc/src/a.rs", text).is_empty());
-        assert!(rules("integration/tests/main.rs", "Command::new(a)").is_empty());
+        assert!(rules("integration/tests/cloud/main.rs", "Command::new(a)").is_empty());
     }
 
     #[test]

@@ -99,7 +99,12 @@ async fn follow(agent: &Agent, host: &FakeHost) -> Option<bool> {
             assert_eq!(wanted.as_ref().unwrap().desired, all);
         }
         drop(wanted);
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        agent
+            .process
+            .env
+            .clock
+            .sleep(Duration::from_millis(1))
+            .await;
     }
 }
 
@@ -347,7 +352,7 @@ impl Play {
                 break;
             }
             assert!(begun.elapsed() < Duration::from_secs(20));
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.world.env.clock.sleep(Duration::from_millis(1)).await;
         }
         db.close().await;
     }
@@ -642,7 +647,12 @@ async fn come(agent: &Agent) {
     let begun = tokio::time::Instant::now();
     while agent.waiting_members().is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        agent
+            .process
+            .env
+            .clock
+            .sleep(Duration::from_millis(1))
+            .await;
     }
 }
 
@@ -737,7 +747,12 @@ async fn what_nobody_told_to_the_end_is_told_again() {
         if stale {
             agent.pass(false).await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        agent
+            .process
+            .env
+            .clock
+            .sleep(Duration::from_millis(10))
+            .await;
     }
     db.close().await;
 }

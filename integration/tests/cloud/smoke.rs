@@ -12,7 +12,7 @@ use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, PASSWORD, World};
 
-use crate::alone;
+use crate::beside_another;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_one_process() -> Result<()> {
@@ -23,7 +23,7 @@ async fn in_one_process() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_rabbitmq_and_postgresql() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
     everything(&cloud).await?;
     cloud.done().await
@@ -31,7 +31,7 @@ async fn over_rabbitmq_and_postgresql() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_rabbitmq_and_mariadb() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let cloud = TestCloud::distributed(Backend::Mysql, Options::default()).await?;
     everything(&cloud).await?;
     cloud.done().await

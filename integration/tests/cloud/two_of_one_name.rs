@@ -13,13 +13,13 @@ use yakumo_integration::config::HOST;
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
 
-use crate::alone;
+use crate::beside_another;
 
 const SERVERS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_keeps_its_name_until_it_is_removed() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let options = Options {
         settings: vec![
             "api.host_silence_seconds=8".into(),
