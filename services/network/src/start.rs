@@ -17,7 +17,7 @@ use yakumo_types::HostId;
 use crate::agent::driver::{NetworkDriver, SimulatedDriver};
 use crate::agent::real::RealDriver;
 use crate::agent::{Agent, AgentSettings};
-use crate::app::{App, Laggards, MAX_CALLS, Notifier};
+use crate::app::{App, KnownMembers, Laggards, MAX_CALLS, Notifier};
 use crate::config::{Config, Driver};
 use crate::http::metadata::Listeners;
 use crate::rpc::Rpc;
@@ -51,6 +51,7 @@ pub fn start_manager(
             states: Arc::default(),
             beats: Arc::default(),
             members: Arc::default(),
+            known_members: KnownMembers::default(),
         };
         announcements.start(&process, app.clone());
         process.spawn(

@@ -135,6 +135,7 @@ impl Desired {
         };
         desired.put_whole(state.networks, state.security_groups, state.members);
         for port in state.ports {
+            desired.join_port(&port);
             desired.put_port(port);
         }
         desired
@@ -300,15 +301,7 @@ impl Desired {
             self.join(&port);
         }
         for port in delta.ports {
-            self.join(&RemotePort {
-                port_id: port.id.clone(),
-                group_ids: port.security_groups.clone(),
-                addresses: port
-                    .fixed_ips
-                    .iter()
-                    .map(|ip| ip.ip_address.clone())
-                    .collect(),
-            });
+            self.join_port(&port);
             self.put_port(port);
         }
         // What was asked for may be of no use any more.
@@ -474,6 +467,19 @@ impl Desired {
         for group in &port.group_ids {
             self.enter(&port.port_id, group, &port.addresses);
         }
+    }
+
+    /// A port of this host is a member of its groups before anybody says so.
+    fn join_port(&mut self, port: &HostPort) {
+        self.join(&RemotePort {
+            port_id: port.id.clone(),
+            group_ids: port.security_groups.clone(),
+            addresses: port
+                .fixed_ips
+                .iter()
+                .map(|ip| ip.ip_address.clone())
+                .collect(),
+        });
     }
 
     /// A port with these addresses is a member of a group, if a rule names it.

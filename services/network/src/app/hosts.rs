@@ -53,6 +53,7 @@ impl App {
             let (revision, tag) = (request.revision, request.tag.clone());
             return self.part(&request, revision, tag, delta, bytes);
         }
+        let _leave = self.waiting.pull().await?;
         let db = self.db.read();
         let since = i64::try_from(request.since_revision).unwrap_or(i64::MAX);
         let noted_since = if request.deltas { since } else { i64::MAX };
@@ -256,15 +257,14 @@ impl App {
             known.get(group.as_str()).copied() == Some(revision_in(&revisions, group))
         };
         let wanted: Vec<String> = groups.iter().filter(|id| !same(id)).cloned().collect();
-        let mut members: HashMap<String, BTreeMap<String, String>> = HashMap::new();
-        for (group, port, address) in store::ports::group_addresses(db, &wanted).await? {
-            members.entry(group).or_default().insert(address, port);
-        }
+        let mut members = self.known_members.read(db, wanted, &revisions).await?;
         Ok(groups
             .into_iter()
             .map(|group_id| {
-                let members = members.remove(&group_id).unwrap_or_default();
-                let (addresses, port_ids) = members.into_iter().unzip();
+                let (addresses, port_ids) = members
+                    .remove(&group_id)
+                    .map(|members| members.iter().cloned().unzip())
+                    .unwrap_or_default();
                 GroupMembers {
                     revision: revision_in(&revisions, &group_id),
                     unchanged: same(&group_id),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use moka::sync::Cache;
 use yakumo_contracts::network_host::{ChangedMember, MembersChangedRequest, NetworkHostClient};
 use yakumo_db::{DatabaseTransaction, DbError, after_commit};
 use yakumo_rpc::Target;
@@ -50,6 +51,69 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// What is worth nothing any more after this time: the next word shows the gap.
 const LIFE: Duration = Duration::from_secs(60);
+
+/// For how long members are known by the group's revision. A network service of
+/// the release before changes them without a new one.
+const KNOWN: Duration = Duration::from_secs(5);
+
+/// Addresses that are known at the most, of all groups.
+const MOST_KNOWN: u64 = 500_000;
+
+/// Addresses, and the ports that have them.
+type Members = Arc<Vec<(String, String)>>;
+
+/// The members of groups by their revisions. What all hosts of a group ask for
+/// when they start together is read once.
+#[derive(Debug, Clone)]
+pub struct KnownMembers(Cache<String, (i64, Members)>);
+
+impl Default for KnownMembers {
+    fn default() -> Self {
+        let weigh = |_: &String, (_, members): &(i64, Members)| {
+            u32::try_from(members.len()).unwrap_or(u32::MAX).max(1)
+        };
+        let cache = Cache::builder()
+            .weigher(weigh)
+            .max_capacity(MOST_KNOWN)
+            .time_to_live(KNOWN);
+        Self(cache.build())
+    }
+}
+
+impl KnownMembers {
+    /// The members of groups, whose revisions were read before.
+    pub(super) async fn read(
+        &self,
+        db: &impl store::Connection,
+        groups: Vec<String>,
+        revisions: &HashMap<String, i64>,
+    ) -> Result<HashMap<String, Members>, DbError> {
+        let revision = |group: &str| revisions.get(group).copied().unwrap_or(0);
+        let mut known = HashMap::new();
+        let mut unknown: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for group in groups {
+            match self.0.get(&group) {
+                Some((at, members)) if at == revision(&group) => {
+                    known.insert(group, members);
+                }
+                _ => {
+                    unknown.insert(group, BTreeMap::new());
+                }
+            }
+        }
+        let asked: Vec<String> = unknown.keys().cloned().collect();
+        for (group, port, address) in store::ports::group_addresses(db, &asked).await? {
+            unknown.entry(group).or_default().insert(address, port);
+        }
+        for (group, members) in unknown {
+            let members: Members = Arc::new(members.into_iter().collect());
+            let entry = (revision(&group), Arc::clone(&members));
+            self.0.insert(group.clone(), entry);
+            known.insert(group, members);
+        }
+        Ok(known)
+    }
+}
 
 impl App {
     /// Notes that ports joined or left groups, or became others in them.

@@ -33,6 +33,7 @@ use yakumo_rpc::Bus;
 use yakumo_service::Gather;
 use yakumo_types::{Env, Fault, ProjectId, RequestContext, Timestamp};
 
+pub use members::KnownMembers;
 pub use notifier::Notifier;
 pub use reconcile::Laggards;
 use states::States;
@@ -52,6 +53,11 @@ pub const MAX_CALLS: u16 = 1024;
 
 /// How many of them may wait for hosts.
 const MAX_WAITING: usize = 768;
+
+/// How many states are made at a time, and how many hosts may wait for theirs:
+/// what all start together would have to wait too long for is made for nobody.
+const MAX_PULLS: usize = 16;
+const MAX_PULLS_WAITING: usize = 128;
 
 /// Everything that the rules need; a cheap handle.
 #[derive(Clone)]
@@ -74,12 +80,16 @@ pub struct App {
     pub beats: Arc<Gather<Timestamp>>,
     /// Told when a group has other members.
     pub members: Arc<Notify>,
+    /// The members of groups, while many hosts ask for them.
+    pub known_members: KnownMembers,
 }
 
 /// Calls that wait for a host. A host answers by calling us, so those that wait
 /// must never take all the places that there are for calls.
 pub struct Waiting {
     places: Semaphore,
+    pulls: Semaphore,
+    pulls_waiting: Semaphore,
     /// Told whenever a host has let something go.
     released: Notify,
 }
@@ -88,6 +98,8 @@ impl Default for Waiting {
     fn default() -> Self {
         Self {
             places: Semaphore::new(MAX_WAITING),
+            pulls: Semaphore::new(MAX_PULLS),
+            pulls_waiting: Semaphore::new(MAX_PULLS_WAITING),
             released: Notify::new(),
         }
     }
@@ -98,6 +110,13 @@ impl Waiting {
         self.places
             .try_acquire()
             .map_err(|_| Fault::unavailable("Too many requests wait for hosts."))
+    }
+
+    /// Leave to make a state of a host, soon or not at all.
+    async fn pull(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        let busy = |_| Fault::unavailable("Too many hosts ask for their states.");
+        let _waits = self.pulls_waiting.try_acquire().map_err(|_| busy(()))?;
+        self.pulls.acquire().await.map_err(|_| busy(()))
     }
 }
 

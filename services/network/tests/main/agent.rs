@@ -143,12 +143,18 @@ impl Cloud {
         let (tap, mac, host) = (&port.tap, &port.mac_address, &self.host);
         run(
             Some(host),
-            &format!("ip -d link show {tap} | grep -q 'tun type tap'; ip link del {tap}"),
+            &format!("ip -d link show {tap} | grep -q 'tun type tap'"),
         );
+        // An agent that just looks puts the tap back between the two.
         run(
             None,
             &format!(
-                "ip link add {tap} netns {host} type veth peer name eth0 netns {netns} address {mac}"
+                "for attempt in 1 2 3 4 5 6 7 8 9; do \
+                     ip -n {host} link del {tap} 2>/dev/null || true; \
+                     if ip link add {tap} netns {host} type veth \
+                         peer name eth0 netns {netns} address {mac}; then exit 0; fi; \
+                     sleep 0.1; \
+                 done; exit 1"
             ),
         );
         run(Some(&netns), "ip link set eth0 up");

@@ -458,9 +458,12 @@ async fn a_host_gets_its_own_state_and_only_when_it_changed() {
     assert!(b.pull().await.revision > before);
     // A new member of project 1 concerns both, but node-a need not ask for it.
     world.allocate(&one, &shared.id, "node-b").await.unwrap();
-    let now = a.pull().await;
-    assert_eq!(now.revision, state.revision);
-    assert_eq!(now.members[0].addresses.len(), 3);
+    world
+        .wait_for("the new member", Duration::from_secs(10), async || {
+            a.pull().await.members[0].addresses.len() == 3
+        })
+        .await;
+    assert_eq!(a.pull().await.revision, state.revision);
     // Nobody asks or speaks for another host.
     let fault = a
         .client
