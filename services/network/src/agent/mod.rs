@@ -241,7 +241,7 @@ impl Agent {
             } else if failures == 0 {
                 self.settings.announce
             } else {
-                Duration::from_millis(250 << failures.min(5)).min(self.settings.announce)
+                self.after_failures(failures)
             };
             let rest = clock.sleep(pause);
             tokio::pin!(rest);
@@ -260,6 +260,15 @@ impl Agent {
             }
         }
         self.driver.stop().await;
+    }
+
+    /// How long to wait after so many failures: twice as long each time, and by
+    /// chance, so that hosts which were refused together do not come together.
+    fn after_failures(&self, failures: u32) -> Duration {
+        let longest = Duration::from_millis(250 << failures.min(5)).min(self.settings.announce);
+        let half = longest / 2;
+        let millis = u64::try_from(half.as_millis()).unwrap_or(0);
+        half + Duration::from_millis(self.process.env.rng.below(millis))
     }
 
     /// Whether a nudge still is a reason for a pass: what a caller waited for may

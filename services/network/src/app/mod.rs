@@ -57,7 +57,7 @@ const MAX_WAITING: usize = 768;
 /// How many states are made at a time, and how many hosts may wait for theirs:
 /// what all start together would have to wait too long for is made for nobody.
 const MAX_PULLS: usize = 16;
-const MAX_PULLS_WAITING: usize = 128;
+const MAX_PULLS_WAITING: usize = 512;
 
 /// Everything that the rules need; a cheap handle.
 #[derive(Clone)]
