@@ -24,8 +24,8 @@ mod volume;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How many clouds of eight processes, or with real guests, there are at a time:
-/// more of them on a small machine would only wait for each other.
+/// How many clouds of eight processes there are at a time: more of them on a
+/// small machine would only wait for each other.
 const CLOUDS: u32 = 2;
 
 static PLACES: Semaphore = Semaphore::const_new(CLOUDS as usize);
@@ -34,13 +34,13 @@ async fn places(count: u32) -> SemaphorePermit<'static> {
     PLACES.acquire_many(count).await.expect("nobody closes it")
 }
 
-/// For a cloud that needs the machine for itself: it is measured by seconds, or
-/// is several clouds' worth of work.
+/// For a cloud that needs the machine for itself: it has real guests, whose host
+/// has a name and networks of its own, or it is measured by seconds.
 pub async fn alone() -> SemaphorePermit<'static> {
     places(CLOUDS).await
 }
 
-/// For a cloud that waits for its guest most of the time.
+/// For a cloud without guests.
 pub async fn beside_another() -> SemaphorePermit<'static> {
     places(1).await
 }

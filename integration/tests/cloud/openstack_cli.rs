@@ -13,7 +13,7 @@ use yakumo_integration::real::{self, RealCloud};
 use yakumo_integration::world::{BOUND, PASSWORD};
 use yakumo_integration::{programs, wait};
 
-use crate::beside_another;
+use crate::alone;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_in_one_process() -> Result<()> {
@@ -33,7 +33,7 @@ async fn every_command_in_one_process() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_server_over_rabbitmq_and_postgresql() -> Result<()> {
-    let _turn = beside_another().await;
+    let _turn = alone().await;
     let cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
     let cli = OpenStack::admin(&cloud.ports)?;
     first_steps(&cloud, &cli).await?;
@@ -48,7 +48,7 @@ async fn first_server_over_rabbitmq_and_postgresql() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_a_first_day_with_a_real_guest() -> Result<()> {
-    let _turn = beside_another().await;
+    let _turn = alone().await;
     let real = RealCloud::embedded(Options::default()).await?;
     tour(&real).await?;
     real.cloud.done().await
