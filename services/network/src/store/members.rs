@@ -14,7 +14,8 @@ use sea_orm::{
 };
 use yakumo_db::DbError;
 
-use super::{address, group_change, group_revision, host, membership, rule};
+use super::ports::member_addresses;
+use super::{group_change, group_revision, host, membership, rule};
 
 /// How many rows one statement makes or removes.
 const AT_A_TIME: usize = 500;
@@ -261,26 +262,9 @@ pub async fn addresses(
 ) -> Result<Vec<(String, String, String)>, DbError> {
     let mut all = Vec::new();
     for ports in ports.chunks(AT_A_TIME) {
-        let select = Query::select()
-            .column((membership::Entity, membership::Column::GroupId))
-            .column((address::Entity, address::Column::Owner))
-            .column((address::Entity, address::Column::Address))
-            .from(membership::Entity)
-            .inner_join(
-                address::Entity,
-                Expr::col((address::Entity, address::Column::Owner))
-                    .equals((membership::Entity, membership::Column::PortId)),
-            )
-            .and_where(membership::Column::PortId.is_in(ports))
-            .and_where(membership::Column::GroupId.is_in(groups))
-            .to_owned();
-        for row in db.query_all(&select).await? {
-            all.push((
-                row.try_get("", membership::Column::GroupId.as_str())?,
-                row.try_get("", address::Column::Owner.as_str())?,
-                row.try_get("", address::Column::Address.as_str())?,
-            ));
-        }
+        let of_ports = membership::Column::PortId.is_in(ports);
+        let in_groups = membership::Column::GroupId.is_in(groups);
+        all.extend(member_addresses(db, of_ports.and(in_groups)).await?);
     }
     Ok(all)
 }

@@ -613,6 +613,14 @@ pub async fn group_addresses(
     if groups.is_empty() {
         return Ok(Vec::new());
     }
+    member_addresses(db, membership::Column::GroupId.is_in(groups)).await
+}
+
+/// What [`group_addresses`] gives, of memberships that meet the condition.
+pub(super) async fn member_addresses(
+    db: &impl ConnectionTrait,
+    condition: SimpleExpr,
+) -> Result<Vec<(String, String, String)>, DbError> {
     let select = Query::select()
         .column((membership::Entity, membership::Column::GroupId))
         .column((address::Entity, address::Column::Owner))
@@ -623,7 +631,7 @@ pub async fn group_addresses(
             Expr::col((address::Entity, address::Column::Owner))
                 .equals((membership::Entity, membership::Column::PortId)),
         )
-        .and_where(membership::Column::GroupId.is_in(groups))
+        .and_where(condition)
         .to_owned();
     let mut all = Vec::new();
     for row in db.query_all(&select).await? {
