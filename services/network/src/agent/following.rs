@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
 use yakumo_contracts::network::{
     AllocateServerPortsRequest, CreateFloatingIpsRequest, CreatePortsRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, FixedIp, FixedIps, HostDelta,
@@ -23,7 +21,6 @@ use yakumo_types::{RequestContext, ServerId};
 use super::driver::SimulatedDriver;
 use super::{Agent, AgentSettings, Desired, Pulled};
 use crate::store;
-use crate::store::group_revision::Column;
 use world::{FakeHost, World, admin, member};
 
 #[path = "../../tests/main/world.rs"]
@@ -723,17 +720,12 @@ async fn what_nobody_told_to_the_end_is_told_again() {
     // Somebody counted a change, and died.
     let db = Db::connect(&play.world.database.config).await.unwrap();
     let now = play.world.env.now().minus(Duration::from_secs(10));
-    let (id, stale) = (group.clone(), now.as_micros());
     db.write(move |txn| {
-        let id = id.clone();
+        let groups = [group.clone()];
         Box::pin(async move {
-            let next = i64::try_from(before).unwrap() + 1;
-            store::group_revision::Entity::update_many()
-                .col_expr(Column::Revision, Expr::value(next))
-                .col_expr(Column::ChangedAt, Expr::value(stale))
-                .filter(Column::GroupId.eq(id))
-                .exec(txn)
-                .await?;
+            let change = ("change".into(), groups[0].clone(), "a port".into());
+            store::members::note(txn, vec![change]).await?;
+            store::members::take(txn, &groups, 10, now.as_micros()).await?;
             Ok(())
         })
     })

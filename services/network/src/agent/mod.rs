@@ -31,6 +31,7 @@ pub(crate) mod kernel;
 pub(crate) mod links;
 mod live;
 pub(crate) mod model;
+mod pulling;
 pub(crate) mod real;
 pub(crate) mod render;
 mod state;
@@ -45,8 +46,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, watch};
 use yakumo_contracts::network::{
-    AnnounceRequest, GroupRevision, HostBeat, HostDelta, HostState, HostStatesClient,
-    PullStateRequest, ReportAppliedRequest,
+    AnnounceRequest, HostBeat, HostStatesClient, ReportAppliedRequest,
 };
 use yakumo_contracts::network_host::{
     ApplyReply, ApplyRequest, MembersChangedRequest, NetworkHostServer, StateChangedRequest,
@@ -55,10 +55,11 @@ use yakumo_rpc::Incoming;
 use yakumo_service::{Process, Recognition};
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
-use desired::{Desired, MembersTaken, Missing};
+use desired::{Desired, MembersTaken};
 use driver::NetworkDriver;
 use live::Live;
 use model::Model;
+use pulling::Pulled;
 use state::StateFiles;
 use wanted::{Stale, Wanted};
 
@@ -75,18 +76,8 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_secs(300);
 /// And up to so much later, so that hosts which started together are no wave.
 const PULL_ALL_SPREAD: Duration = Duration::from_secs(300);
 
-/// How often a change is asked for again with what it lacked.
-const MAX_LACKING: usize = 3;
-
 /// Changes of groups that wait at the most; with more, groups are asked for.
 const MAX_WAITING: usize = 1_000;
-
-/// What a pull brought.
-enum Pulled {
-    Nothing,
-    State(HostState),
-    Delta(HostDelta),
-}
 
 /// Who the agent is and how often it looks.
 #[derive(Debug, Clone)]
@@ -353,15 +344,6 @@ impl Agent {
         wanted.as_ref().map(|wanted| wanted.desired.revision())
     }
 
-    /// The groups whose members are here.
-    async fn groups(&self) -> Vec<GroupRevision> {
-        let wanted = self.wanted.lock().await;
-        wanted
-            .as_ref()
-            .map(|wanted| wanted.desired.groups())
-            .unwrap_or_default()
-    }
-
     /// Gives a sign of life, which may get lost.
     async fn beat(&self) {
         let beat = HostBeat {
@@ -500,119 +482,6 @@ impl Agent {
         Ok(())
     }
 
-    /// What is new: everything, or what became of what is here.
-    async fn pull(&self) -> Result<Pulled, Fault> {
-        // What becomes stale from here on is asked for the next time.
-        let groups_stale = self.groups_stale.swap(false, Ordering::AcqRel);
-        let pulled = self.pull_with(groups_stale).await;
-        if pulled.is_err() {
-            self.groups_stale.fetch_or(groups_stale, Ordering::AcqRel);
-        }
-        pulled
-    }
-
-    async fn pull_with(&self, groups_stale: bool) -> Result<Pulled, Fault> {
-        let groups = if groups_stale {
-            self.groups().await
-        } else {
-            Vec::new()
-        };
-        let mut lacking = Missing::default();
-        for _ in 0..MAX_LACKING {
-            let Some(since) = self.changeable_revision().await else {
-                break;
-            };
-            let request = PullStateRequest {
-                since_revision: since,
-                deltas: true,
-                network_ids: lacking.networks.iter().cloned().collect(),
-                group_ids: lacking.groups.iter().cloned().collect(),
-                groups: groups.clone(),
-                ..PullStateRequest::default()
-            };
-            let delta: HostDelta = match self.fetch(request).await? {
-                None => return Ok(Pulled::Nothing),
-                Some((false, bytes)) => return Ok(Pulled::State(decode(&bytes)?)),
-                Some((true, bytes)) => decode(&bytes)?,
-            };
-            let wanted = self.wanted.lock().await;
-            let missing = wanted.as_ref().map(|wanted| wanted.desired.missing(&delta));
-            match missing {
-                Some(Ok(missing)) if missing.is_empty() => return Ok(Pulled::Delta(delta)),
-                Some(Ok(missing)) => {
-                    lacking.networks.extend(missing.networks);
-                    lacking.groups.extend(missing.groups);
-                }
-                _ => {
-                    tracing::warn!("what became of the state does not fit: pulling everything");
-                    break;
-                }
-            }
-        }
-        let request = PullStateRequest {
-            groups: self.trusted_groups().await,
-            ..PullStateRequest::default()
-        };
-        Ok(match self.fetch(request).await? {
-            None => Pulled::Nothing,
-            Some((_, bytes)) => Pulled::State(decode(&bytes)?),
-        })
-    }
-
-    /// The groups whose members need not be told again with everything else: none
-    /// of what an earlier process kept.
-    async fn trusted_groups(&self) -> Vec<GroupRevision> {
-        let wanted = self.wanted.lock().await;
-        wanted
-            .as_ref()
-            .filter(|wanted| wanted.pulled.is_some() && wanted.desired.is_changeable())
-            .map(|wanted| wanted.desired.groups())
-            .unwrap_or_default()
-    }
-
-    /// The revision of what is here, if changes of it may be taken.
-    async fn changeable_revision(&self) -> Option<u64> {
-        let now = self.process.env.clock.monotonic();
-        let wanted = self.wanted.lock().await;
-        let wanted = wanted.as_ref()?;
-        let pulled = wanted.pulled?;
-        let may = wanted.desired.is_changeable() && now.saturating_sub(pulled) < self.pull_all;
-        may.then(|| wanted.desired.revision())
-    }
-
-    /// Asks for a state or what became of one, to its end: whether it is the
-    /// latter, and its bytes. `None` when what is here is still right.
-    async fn fetch(&self, request: PullStateRequest) -> Result<Option<(bool, Vec<u8>)>, Fault> {
-        let mut request = PullStateRequest {
-            host: self.settings.host.clone(),
-            ..request
-        };
-        let mut bytes = Vec::new();
-        // A state that changes faster than it can be read is read at the next nudge.
-        for _ in 0..10_000 {
-            request.offset = u64::try_from(bytes.len()).unwrap_or(0);
-            let asked = request.clone();
-            let reply = self.client.pull_state(&self.context(), asked).await?;
-            if reply.start_again {
-                bytes.clear();
-                (request.revision, request.tag) = (0, Vec::new());
-                continue;
-            }
-            if reply.total_bytes == 0 {
-                return Ok(None);
-            }
-            (request.revision, request.tag) = (reply.revision, reply.tag);
-            if reply.chunk.is_empty() {
-                return Err(Fault::internal("The network service sent an empty part."));
-            }
-            bytes.extend_from_slice(&reply.chunk);
-            if u64::try_from(bytes.len()).unwrap_or(u64::MAX) >= reply.total_bytes {
-                return Ok(Some((reply.delta, bytes)));
-            }
-        }
-        Err(Fault::unavailable("The state changes too fast."))
-    }
-
     /// Makes a state real. What can be is, even when this ends in an error.
     async fn apply(&self, wanted: &mut Wanted) -> anyhow::Result<()> {
         let revision = wanted.desired.revision();
@@ -703,10 +572,6 @@ fn log_rejected(desired: &mut Desired) {
     }
 }
 
-fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Fault> {
-    M::decode(bytes).map_err(|error| Fault::internal(format!("The state cannot be read: {error}.")))
-}
-
 #[async_trait::async_trait]
 impl NetworkHostServer for Agent {
     async fn state_changed(
@@ -775,7 +640,8 @@ mod tests {
     use super::*;
     use yakumo_contracts::common::Empty;
     use yakumo_contracts::network::{
-        AnnounceReply, HostStatesHandler, HostStatesServer, PullStateReply, RemotePort,
+        AnnounceReply, HostDelta, HostState, HostStatesHandler, HostStatesServer, PullStateReply,
+        PullStateRequest, RemotePort,
     };
     use yakumo_rpc::{Bus, Handler, ServeOptions, Target, Topic};
     use yakumo_service::system_env;
