@@ -1,8 +1,10 @@
 //! An agent that takes changes knows what one knows that asks for everything,
 //! whatever happens to the network and to its messages.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use yakumo_contracts::network::{
@@ -18,7 +20,8 @@ use yakumo_rpc::{Handler, ServeOptions, Topic};
 use yakumo_testing::databases::ALL;
 use yakumo_types::{RequestContext, ServerId};
 
-use super::driver::SimulatedDriver;
+use super::driver::{NetworkDriver, Outcome, SimulatedDriver};
+use super::model::Model;
 use super::{Agent, AgentSettings, Desired, Pulled};
 use crate::store;
 use world::{FakeHost, World, admin, member};
@@ -603,6 +606,69 @@ async fn an_agent_that_starts_again_has_what_it_had_and_asks_for_everything() {
     assert_eq!(kept.as_ref().unwrap().desired.model().ports.len(), 3);
     drop(kept);
     assert_eq!(follow(&second, &host).await, Some(true));
+}
+
+/// Counts how often the host is looked at.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+#[async_trait::async_trait]
+impl NetworkDriver for Counting {
+    async fn apply(&self, _: &Model, _: &BTreeSet<Ipv4Addr>) -> anyhow::Result<Outcome> {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Ok(Outcome::default())
+    }
+
+    async fn stop(&self) {}
+
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_recognized_is_kept_and_asks_for_nothing() {
+    let mut play = Play::begin(Backend::Sqlite, 5).await;
+    let host = play.world.host("node-a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let before = agent(&play.world, &host, Some(folder.path()));
+    play.boot_with_others(0, "node-a").await;
+    before.pass(false).await.unwrap();
+    let kept = before.revision().await.unwrap();
+
+    let (word, heard) = tokio::sync::watch::channel(false);
+    let driver = Arc::new(Counting::default());
+    let mut after = agent(&play.world, &host, Some(folder.path()));
+    after.driver = driver.clone();
+    after.settings.recognition = yakumo_service::Recognition::of(heard);
+    after.settings.announce = Duration::from_millis(5);
+    after.settings.resync = Duration::from_millis(200);
+    let after = Arc::new(after);
+    let running = tokio::spawn(Arc::clone(&after).run());
+    // There is something new, and it is told of it.
+    play.boot_with_others(0, "node-a").await;
+    let clock = after.process.env.clock.clone();
+    let looked = || driver.0.load(Ordering::Acquire);
+    for _ in 0..100 {
+        after.changed.store(true, Ordering::Release);
+        after.nudge.notify_one();
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(after.revision().await, Some(kept), "it asked");
+    let times = looked();
+    assert!((2..=10).contains(&times), "{times} looks in a second");
+    let health = || after.process.health.report().status;
+    assert_eq!(health(), "degraded");
+
+    word.send_replace(true);
+    let begun = tokio::time::Instant::now();
+    while after.revision().await == Some(kept) {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        clock.sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(health(), "up");
+    after.process.shutdown.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ mod live;
 pub(crate) mod model;
 mod pulling;
 pub(crate) mod real;
+mod recognized;
 pub(crate) mod render;
 mod state;
 pub(crate) mod uplinks;
@@ -169,23 +170,20 @@ impl Agent {
             health.degraded(format!("{error:#}"));
         }
         let clock = self.process.env.clock.clone();
-        // It comes within moments, unless something is wrong.
-        tokio::select! {
-            () = self.settings.recognition.given() => {}
-            () = clock.sleep(self.settings.announce) => {}
-            () = self.process.shutdown.cancelled() => {}
-        }
         let mut announced: Option<Duration> = None;
         let mut spoke: Option<Duration> = None;
         let mut looked = clock.monotonic();
         let mut reason = true;
         'passes: loop {
-            let now = clock.monotonic();
-            let recognized = self.settings.recognition.is_given();
-            let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at));
-            if !recognized {
+            if !self.settings.recognition.is_given() {
+                if !self.wait_for_recognition(&health).await {
+                    break 'passes;
+                }
                 reason = true;
-            } else if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
+            }
+            let now = clock.monotonic();
+            let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at));
+            if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
                 match self.announce().await {
                     Some(revision) => {
                         (announced, spoke) = (Some(now), Some(now));
@@ -245,7 +243,6 @@ impl Agent {
                             break;
                         }
                     }
-                    () = self.settings.recognition.given(), if !recognized => break,
                     () = self.process.shutdown.cancelled() => break 'passes,
                 }
             }
@@ -397,14 +394,7 @@ impl Agent {
 
     /// One pass; returns whether the whole host was looked at.
     async fn pass(&self, whole: bool) -> anyhow::Result<bool> {
-        // Another host of this name has another state.
-        let pulled = if self.settings.recognition.is_given() {
-            self.pull().await
-        } else {
-            Err(Fault::unavailable(
-                "the control plane has not said that this is the host of its name",
-            ))
-        };
+        let pulled = self.pull().await;
         let mut wanted = self.wanted.lock().await;
         match pulled {
             Ok(pulled) => {
