@@ -7,6 +7,7 @@ use sea_orm::ConnectionTrait;
 use yakumo_db::{Backend, Db, DbConfig, DbError};
 use yakumo_service::{ComponentHealth, Process, probe, system_env};
 use yakumo_testing::databases::{DatabaseServer, TestDatabase};
+use yakumo_testing::disks::FaultyDisk;
 use yakumo_types::{Fault, FaultCode};
 
 use crate::things::{Migrator, add, count, database, insert, thing};
@@ -35,23 +36,35 @@ async fn run(db: &Db, sql: &str) {
     db.read().execute_unprepared(sql).await.unwrap();
 }
 
+async fn change(db: &Db, id: &'static str) -> Result<(), DbError> {
+    db.write(move |txn| Box::pin(async move { insert(txn, thing(id, id)).await }))
+        .await
+}
+
 /// While it is read-only it is read, changes are refused and nothing else, and
 /// the health says why; `turn` turns it one way and back.
 async fn a_read_only_server(db: Db, turn: impl AsyncFn(bool)) {
+    let process = what_is_read_only_is_read(&db, async || turn(true).await).await;
+    turn(false).await;
+    health_becomes(&process, "up").await;
+    change(&db, "while").await.unwrap();
+    assert!(process.drain(Duration::from_secs(10)).await);
+}
+
+/// The half of it in which it is read-only, from then on; returns the process
+/// whose health it is.
+async fn what_is_read_only_is_read(db: &Db, turn: impl AsyncFnOnce()) -> Process {
     db.migrate::<Migrator>().await.unwrap();
-    let change = |id: &'static str| {
-        db.write(move |txn| Box::pin(async move { insert(txn, thing(id, id)).await }))
-    };
-    change("before").await.unwrap();
+    change(db, "before").await.unwrap();
     let process = Process::new("test", system_env());
     probe(&process, "database test", db.pinger());
     health_becomes(&process, "up").await;
 
-    turn(true).await;
+    turn().await;
     let refused = async {
         loop {
             // A connection from before may have been cut off in between.
-            match change("while").await {
+            match change(db, "while").await {
                 Err(DbError::ReadOnly) => return,
                 Err(DbError::Unavailable) => {}
                 other => panic!("{other:?}"),
@@ -59,7 +72,7 @@ async fn a_read_only_server(db: Db, turn: impl AsyncFn(bool)) {
         }
     };
     tokio::time::timeout(BOUND, refused).await.unwrap();
-    is_told_to_come_back(change("while").await.unwrap_err());
+    is_told_to_come_back(change(db, "while").await.unwrap_err());
     health_becomes(&process, "degraded").await;
     // Not only at the first look.
     process.env.clock.sleep(Duration::from_secs(2)).await;
@@ -77,11 +90,25 @@ async fn a_read_only_server(db: Db, turn: impl AsyncFn(bool)) {
         .await
         .unwrap()
         .unwrap();
+    process
+}
 
-    turn(false).await;
-    health_becomes(&process, "up").await;
-    change("while").await.unwrap();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_on_a_damaged_disk_is_read_and_says_so() {
+    let disk = FaultyDisk::new(32).unwrap();
+    let config = DbConfig::sqlite(&disk.path().join("test.db"));
+    let db = Db::connect(&config).await.unwrap();
+    let damage = async || disk.damage().unwrap();
+    let process = what_is_read_only_is_read(&db, damage).await;
     assert!(process.drain(Duration::from_secs(10)).await);
+    db.close().await;
+
+    disk.repair().unwrap();
+    let db = Db::connect(&config).await.unwrap();
+    let again = change(&db, "before").await.unwrap_err();
+    assert!(matches!(again, DbError::Conflict { .. }), "{again:?}");
+    change(&db, "while").await.unwrap();
+    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
