@@ -36,6 +36,8 @@ pub struct Options {
     pub build_ms: u64,
     /// Hosts with real guests, in place of the simulated ones.
     pub real_hosts: Vec<HostOptions>,
+    /// How many KiB the disk of the only real host has, if it is one of its own.
+    pub disk_kib: Option<u64>,
     /// Instances of the API, scheduler, network and volume services.
     pub replicas: usize,
     /// Simulated hosts of a distributed cloud, each a process of its own, if
@@ -65,6 +67,7 @@ impl Default for Options {
             vcpus: 64,
             build_ms: 20,
             real_hosts: Vec::new(),
+            disk_kib: None,
             replicas: 1,
             hosts: 1,
             wired: false,

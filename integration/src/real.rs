@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use yakumo_db::Backend;
+use yakumo_testing::disks::SmallDisk;
 
 use crate::client::{Api, Client, text};
 use crate::cloud::{HostOptions, Options, TestCloud, host_name};
@@ -44,24 +45,32 @@ pub struct Host {
     libvirt: String,
     // Clears up in the folder, so it ends first.
     _keeper: Keeper,
+    /// What its data is on, if it is a disk of its own.
+    disk: Option<SmallDisk>,
     folder: tempfile::TempDir,
 }
 
 impl Host {
     /// The only one.
-    async fn up() -> Result<Self> {
+    async fn up(disk_kib: Option<u64>) -> Result<Self> {
         let name = format!("yktest-{}", std::process::id());
-        Self::start(name, 0, OUTSIDE.to_owned(), false).await
+        Self::start(name, 0, OUTSIDE.to_owned(), false, disk_kib).await
     }
 
     /// One of several, which a fabric joins.
     async fn one_of_several(number: usize) -> Result<Self> {
         let name = format!("yktest-{}-{}", std::process::id(), number + 1);
         let network = format!("172.30.{}.0/24", number + 10);
-        Self::start(name, number, network, true).await
+        Self::start(name, number, network, true, None).await
     }
 
-    async fn start(name: String, number: usize, network: String, joined: bool) -> Result<Self> {
+    async fn start(
+        name: String,
+        number: usize,
+        network: String,
+        joined: bool,
+        disk_kib: Option<u64>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ykh").tempdir_in("/tmp")?;
         let mut keeper = Keeper::start()?;
         let dir = folder.path().display().to_string();
@@ -81,8 +90,14 @@ impl Host {
             joined,
             folder,
             _keeper: keeper,
+            disk: None,
             libvirt: String::new(),
         };
+        if let Some(kib) = disk_kib {
+            // Its namespaces see what is mounted before they are made.
+            std::fs::create_dir(host.data())?;
+            host.disk = Some(SmallDisk::at(host.data(), kib)?);
+        }
         host.boot().await?;
         Ok(host)
     }
@@ -118,6 +133,11 @@ impl Host {
     /// Where the sockets of storage daemons are: run-time state.
     fn run_dir(&self) -> PathBuf {
         self.folder().join("v")
+    }
+
+    /// The disk that its data is on, if it has one of its own.
+    pub fn disk(&self) -> Result<&SmallDisk> {
+        self.disk.as_ref().context("no disk of its own")
     }
 
     /// Agents' data: on the host's disk, where a power cut leaves it.
@@ -327,7 +347,7 @@ pub struct RealCloud {
 impl RealCloud {
     /// Everything in one process.
     pub async fn embedded(options: Options) -> Result<Self> {
-        let host = Host::up().await?;
+        let host = Host::up(options.disk_kib).await?;
         let options = Options {
             real_hosts: vec![host.real_host()],
             ..options
@@ -337,7 +357,7 @@ impl RealCloud {
 
     /// Eight processes; the host's is the one that knows no secret.
     pub async fn distributed(database: Backend, options: Options) -> Result<Self> {
-        let host = Host::up().await?;
+        let host = Host::up(options.disk_kib).await?;
         let options = Options {
             real_hosts: vec![host.real_host()],
             ..options

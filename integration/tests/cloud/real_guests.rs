@@ -438,6 +438,32 @@ async fn a_killed_guest_is_noticed(real: &RealCloud, alice: &Client, guest: &Gue
     real.reachable(&guest.floating, "other").await
 }
 
+/// The host's disk is full while the guest writes: it sees no error, is shown as
+/// what it is, and goes on by itself once there is room.
+async fn a_full_disk_waits_for_room(real: &RealCloud, alice: &Client, guest: &Guest) -> Result<()> {
+    let write = "dd if=/dev/urandom of=/root/much bs=1M count=24 2>/dev/null; sync; \
+        md5sum </root/much; echo 3 >/proc/sys/vm/drop_caches; md5sum </root/much";
+    real.host.disk()?.fill(8 << 10)?;
+    let writing = tokio::spawn({
+        let (key, address) = (real.key.clone(), guest.floating.clone());
+        async move { ssh(&key, &address, write, BOOT * 2).await }
+    });
+    alice.server_becomes(&guest.id, "PAUSED", BOOT).await?;
+    // Longer than the agent waits before it lets the guest try again.
+    wait::hold_still(Duration::from_secs(15)).await;
+    alice.server_becomes(&guest.id, "PAUSED", SECONDS).await?;
+    ensure!(!writing.is_finished(), "it wrote onto a full disk");
+    real.host.disk()?.make_room()?;
+    alice.server_becomes(&guest.id, "ACTIVE", BOOT).await?;
+    let said = writing.await??.ok()?;
+    let sums: Vec<&str> = said.lines().collect();
+    ensure!(sums.len() == 2 && sums[0] == sums[1], "{sums:?}");
+    let errors = "dmesg | grep -ci 'i/o error' || true";
+    let errors = real.inside(&guest.floating, errors).await?;
+    ensure!(errors.trim() == "0", "the guest saw {errors} I/O errors");
+    Ok(())
+}
+
 /// The same real guests, with every service a process of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_rabbitmq_and_postgresql() -> Result<()> {
@@ -445,6 +471,7 @@ async fn over_rabbitmq_and_postgresql() -> Result<()> {
     let collector = Collector::start().await?;
     let options = Options {
         settings: vec![collector.setting()],
+        disk_kib: Some(2 << 20),
         ..Options::default()
     };
     let mut real = RealCloud::distributed(Backend::Postgres, options).await?;
@@ -469,6 +496,7 @@ async fn over_rabbitmq_and_postgresql() -> Result<()> {
     writer.check().await?;
     real.detach(&alice, &guest.id, &guest.floating, &volume)
         .await?;
+    a_full_disk_waits_for_room(&real, &alice, &guest).await?;
 
     openstack_cli::tour(&real).await?;
     real.world.remove(&alice, &guest.id).await?;

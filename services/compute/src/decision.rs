@@ -103,6 +103,9 @@ pub struct Observed {
     pub domain: Domain,
     /// Volumes that the running domain holds; empty while it is off.
     pub volumes: BTreeSet<VolumeId>,
+    /// Whether it is the hypervisor that has frozen the guest, since a disk took
+    /// no data: the host's is full.
+    pub starved: bool,
 }
 
 impl Observed {
@@ -111,6 +114,7 @@ impl Observed {
         Self {
             domain: Domain::Absent,
             volumes: BTreeSet::new(),
+            starved: false,
         }
     }
 }

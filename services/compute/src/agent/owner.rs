@@ -36,6 +36,10 @@ use crate::store::Record;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long a guest whose disk took no data is left frozen before it may try
+/// again. It writes the same again at once, so there is no haste.
+const STARVED_PAUSE: Duration = Duration::from_secs(10);
+
 /// A request to switch off that a guest has not obeyed for so long is taken
 /// for forgotten.
 const ASKED_COUNTS: Duration = Duration::from_secs(600);
@@ -66,6 +70,8 @@ pub(super) struct Owner {
     pub(super) observed: Option<Observed>,
     /// When the guest was asked to switch off, first and last.
     pub(super) asked_at: Option<(Duration, Duration)>,
+    /// Since when the guest is frozen because its disk takes no data.
+    starved_at: Option<Duration>,
     stage: Stage,
     /// Failures and fruitless repetitions in a row.
     pub(super) failures: u32,
@@ -91,6 +97,7 @@ impl Owner {
             handle,
             observed: None,
             asked_at: None,
+            starved_at: None,
             stage: Stage::default(),
             failures: 0,
             fault: String::new(),
@@ -194,6 +201,14 @@ impl Owner {
                 self.write_memory(memory).await
             }
             action => {
+                if action == Action::Resume
+                    && observed.starved
+                    && let Some(left) = self.starves()
+                {
+                    self.last_done = None;
+                    self.publish(false, false, Urgency::Now);
+                    return Some(Some(left));
+                }
                 if self.last_done.as_ref() == Some(&action) {
                     // It worked and changed nothing.
                     self.last_done = None;
@@ -203,6 +218,23 @@ impl Owner {
                 self.act(action, wish.generation).await
             }
         }
+    }
+
+    /// How much longer a guest whose disk takes no data stays frozen.
+    fn starves(&mut self) -> Option<Duration> {
+        let now = self.host.env.clock.monotonic();
+        let Some(since) = self.starved_at else {
+            warn!(server = %self.server(), "the guest is frozen: its disk takes no data");
+            self.fault = "The host's disk is full. The server goes on when there is room.".into();
+            self.starved_at = Some(now);
+            return Some(STARVED_PAUSE);
+        };
+        let left = STARVED_PAUSE.saturating_sub(now.saturating_sub(since));
+        if left.is_zero() {
+            self.starved_at = None;
+            return None;
+        }
+        Some(left)
     }
 
     /// How long ago the guest was asked to switch off.

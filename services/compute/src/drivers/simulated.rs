@@ -176,6 +176,7 @@ fn observed(guest: &Guest) -> Observed {
     Observed {
         domain: guest.domain,
         volumes: guest.volumes.clone(),
+        starved: false,
     }
 }
 

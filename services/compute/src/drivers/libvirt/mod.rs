@@ -269,6 +269,8 @@ fn domain_state(state: sys::virDomainState, reason: i32) -> Domain {
 
 fn observed(domain: &VirtDomain) -> Result<Observed, Error> {
     let (state, reason) = domain.get_state()?;
+    let starved = (state, u32::try_from(reason))
+        == (sys::VIR_DOMAIN_PAUSED, Ok(sys::VIR_DOMAIN_PAUSED_IOERROR));
     let state = domain_state(state, reason);
     let volumes = match state {
         Domain::Running | Domain::Paused => xml::volumes_of(&domain.get_xml_desc(0)?)
@@ -279,6 +281,7 @@ fn observed(domain: &VirtDomain) -> Result<Observed, Error> {
     Ok(Observed {
         domain: state,
         volumes,
+        starved,
     })
 }
 
