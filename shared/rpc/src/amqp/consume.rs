@@ -159,7 +159,11 @@ pub(crate) async fn declare(
     session: &Session,
     topic: &Topic,
 ) -> lapin::Result<Declared> {
-    // A refusal closes the channel on which it happens, so this is one of its own.
+    if topic.is_host() {
+        return session.declare_host(topic).await;
+    }
+    // A refusal closes the channel on which it happens, and a quorum queue may not
+    // answer at all, so this is one of its own.
     let channel = session.connection.create_channel().await?;
     let hex = inner.env.rng.uuid().simple().to_string();
     let declared = layout::declare_topic(&channel, topic, &hex).await?;

@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Inner;
-use super::layout::{self, Route};
+use super::layout::{self, Declared, Route};
+use crate::address::Topic;
 use crate::error::RpcError;
 
 /// How long the broker may take to take and confirm one message. A single queue
@@ -68,6 +69,15 @@ impl PublishError {
     }
 }
 
+/// A channel that consumers share.
+struct Pooled {
+    channel: Channel,
+    /// How many consumers it has.
+    used: usize,
+    /// The room for messages of the next one.
+    prefetch: Option<u16>,
+}
+
 pub(crate) struct Session {
     /// Counts up with every connection of the process.
     pub number: u64,
@@ -88,8 +98,8 @@ pub(crate) struct Session {
     stale: Arc<AtomicUsize>,
     /// Whether it was given up because nothing was heard over it.
     deaf: AtomicBool,
-    consumers: Mutex<Vec<(Channel, usize)>>,
-    /// For looks at hosts' queues.
+    consumers: Mutex<Vec<Pooled>>,
+    /// For hosts' queues: declaring them, and looking at them.
     looker: Mutex<Option<Channel>>,
 }
 
@@ -364,24 +374,34 @@ impl Session {
         exclusive: bool,
     ) -> lapin::Result<Consumers> {
         let mut pool = self.consumers.lock().await;
-        let room = pool.iter().position(|(channel, used)| {
-            channel.status().connected() && used + queues.len() <= CONSUMERS_PER_CHANNEL
+        let room = pool.iter().position(|it| {
+            it.channel.status().connected() && it.used + queues.len() <= CONSUMERS_PER_CHANNEL
         });
         let index = match room {
             Some(index) => index,
             None => {
-                pool.retain(|(channel, _)| channel.status().connected());
-                pool.push((self.connection.create_channel().await?, 0));
+                pool.retain(|it| it.channel.status().connected());
+                pool.push(Pooled {
+                    channel: self.connection.create_channel().await?,
+                    used: 0,
+                    prefetch: None,
+                });
                 pool.len() - 1
             }
         };
-        let Some((channel, used)) = pool.get_mut(index) else {
+        let Some(pooled) = pool.get_mut(index) else {
             return Err(ErrorKind::ChannelsLimitReached.into());
         };
+        let channel = pooled.channel.clone();
         // Holds for the consumers that come after it; the lock keeps the pairs together.
-        channel
-            .basic_qos(prefetch.max(1), BasicQosOptions::default())
-            .await?;
+        let prefetch = prefetch.max(1);
+        if pooled.prefetch != Some(prefetch) {
+            pooled.prefetch = None;
+            channel
+                .basic_qos(prefetch, BasicQosOptions::default())
+                .await?;
+            pooled.prefetch = Some(prefetch);
+        }
         let mut consumers = Vec::with_capacity(queues.len());
         for queue in queues {
             let consumer = channel
@@ -395,28 +415,38 @@ impl Session {
                     FieldTable::default(),
                 )
                 .await?;
-            *used += 1;
+            pooled.used += 1;
             consumers.push(consumer);
         }
-        Ok(Consumers {
-            channel: channel.clone(),
-            consumers,
-        })
+        Ok(Consumers { channel, consumers })
     }
 
-    /// Whether the queues of a host still exist. All hosts of a process share
-    /// the channel, since one for each look would be most of what idle hosts
-    /// cost. Classic queues always answer, so none waits for another.
+    /// The channel for hosts' queues, if it is open still: a refusal closes it,
+    /// and whoever is not refused puts it back. All hosts of a process share it,
+    /// since one for each question would be most of what idle hosts cost, and of
+    /// what they do after the broker's restart. Classic queues always answer, so
+    /// none waits for another.
+    async fn looking(&self, looker: &mut Option<Channel>) -> lapin::Result<Channel> {
+        match looker.take().filter(|it| it.status().connected()) {
+            Some(channel) => Ok(channel),
+            None => self.connection.create_channel().await,
+        }
+    }
+
+    /// Makes the queue of a host, without serving it.
+    pub async fn declare_host(&self, topic: &Topic) -> lapin::Result<Declared> {
+        let mut looker = self.looker.lock().await;
+        let channel = self.looking(&mut looker).await?;
+        let declared = layout::declare_topic(&channel, topic, "").await?;
+        *looker = Some(channel);
+        Ok(declared)
+    }
+
+    /// Whether the queues of a host still exist.
     pub async fn still_has(&self, queues: &[ShortString]) -> bool {
         let mut looker = self.looker.lock().await;
-        // An answer that a queue is gone closes the channel.
-        let open = looker.take().filter(|it| it.status().connected());
-        let channel = match open {
-            Some(channel) => channel,
-            None => match self.connection.create_channel().await {
-                Ok(channel) => channel,
-                Err(_) => return false,
-            },
+        let Ok(channel) = self.looking(&mut looker).await else {
+            return false;
         };
         let options = QueueDeclareOptions {
             passive: true,
@@ -449,8 +479,8 @@ impl Session {
             debug!("consumers were not cancelled in time");
         }
         let mut pool = self.consumers.lock().await;
-        if let Some((_, used)) = pool.iter_mut().find(|(it, _)| it.id() == channel.id()) {
-            *used = used.saturating_sub(tags.len());
+        if let Some(it) = pool.iter_mut().find(|it| it.channel.id() == channel.id()) {
+            it.used = it.used.saturating_sub(tags.len());
         }
     }
 }
