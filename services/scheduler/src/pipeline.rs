@@ -110,15 +110,18 @@ fn filter(table: &HostTable, wanted: &Wanted) -> (Vec<u32>, Vec<FilterOutcome>) 
     for filter in FILTERS {
         let before = candidates.len();
         let mut example = None;
-        candidates.retain(|index| {
-            let keep = hosts
-                .get(*index as usize)
-                .is_some_and(|host| filter.keeps(*index, host, wanted));
-            if !keep && example.is_none() {
-                example = Some(*index);
-            }
-            keep
-        });
+        // One that is not asked for anything need not look at every host.
+        if filter.is_asked(wanted) {
+            candidates.retain(|index| {
+                let keep = hosts
+                    .get(*index as usize)
+                    .is_some_and(|host| filter.keeps(*index, host, wanted));
+                if !keep && example.is_none() {
+                    example = Some(*index);
+                }
+                keep
+            });
+        }
         let removed = u32::try_from(before - candidates.len()).unwrap_or(u32::MAX);
         let shown = example.and_then(|index| Some((index, hosts.get(index as usize)?)));
         outcomes.push(FilterOutcome {
@@ -148,39 +151,57 @@ fn rank(
         .map(|weigher| (weigher, weigher.weight(config)))
         .filter(|(_, weight)| *weight != 0.0)
         .collect();
-    let mut scored: Vec<(u32, f64)> = candidates
-        .into_iter()
-        .filter_map(|index| {
-            let host = hosts.get(index as usize)?;
-            let score = weighers
-                .iter()
-                .map(|(weigher, weight)| {
-                    weight * weigher.weigh(host, &wanted.amounts, wanted.deduct)
-                })
-                .sum();
-            Some((index, score))
-        })
-        .collect();
+    let among = config.choose_among.max(1);
+    let mut best = Best::of(limit.max(among) as usize);
     // Hosts of one score are common (empty ones); where they stand in the
     // table must not favour any, so the walk starts at a place by chance.
-    let start = usize::try_from(rng.below(scored.len() as u64)).unwrap_or(0);
-    scored.rotate_left(start);
-    let best_first = |a: &(u32, f64), b: &(u32, f64)| -> Ordering { b.1.total_cmp(&a.1) };
-    let among = config.choose_among.max(1);
-    let keep = limit.max(among) as usize;
-    if scored.len() > keep {
-        scored.select_nth_unstable_by(keep - 1, best_first);
-        scored.truncate(keep);
+    let start = usize::try_from(rng.below(candidates.len() as u64)).unwrap_or(0);
+    let (last, first) = candidates.split_at(start.min(candidates.len()));
+    for index in first.iter().chain(last) {
+        let Some(host) = hosts.get(*index as usize) else {
+            continue;
+        };
+        let score = weighers
+            .iter()
+            .map(|(weigher, weight)| weight * weigher.weigh(host, &wanted.amounts, wanted.deduct))
+            .sum();
+        best.offer(*index, score);
     }
-    scored.sort_by(best_first);
-    let drawn = rng.below(u64::from(among).min(scored.len() as u64));
+    let mut ranked = best.ranked;
+    let drawn = rng.below(u64::from(among).min(ranked.len() as u64));
     let drawn = usize::try_from(drawn).unwrap_or(0);
-    if drawn < scored.len() {
-        let first = scored.remove(drawn);
-        scored.insert(0, first);
+    if drawn < ranked.len() {
+        let first = ranked.remove(drawn);
+        ranked.insert(0, first);
     }
-    scored.truncate(limit as usize);
-    scored
+    ranked.truncate(limit as usize);
+    ranked
+}
+
+/// The best few of a walk over all candidates, the best first; of two with the
+/// same score, the one that came first.
+struct Best {
+    most: usize,
+    ranked: Vec<(u32, f64)>,
+}
+
+impl Best {
+    fn of(most: usize) -> Self {
+        Self {
+            most,
+            ranked: Vec::new(),
+        }
+    }
+
+    fn offer(&mut self, index: u32, score: f64) {
+        let is_better = |other: &(u32, f64)| other.1.total_cmp(&score) == Ordering::Less;
+        if self.ranked.len() >= self.most && !self.ranked.last().is_some_and(is_better) {
+            return;
+        }
+        let place = self.ranked.partition_point(|other| !is_better(other));
+        self.ranked.insert(place, (index, score));
+        self.ranked.truncate(self.most);
+    }
 }
 
 /// The message says what was missing; which host is an example of it stands in
@@ -366,6 +387,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_best_of_a_walk_are_the_first_of_all_in_order(
+            scores in proptest::collection::vec(0u8..6, 0..40),
+            most in 1usize..12,
+        ) {
+            let all: Vec<_> = (0u32..).zip(scores.iter().map(|score| f64::from(*score))).collect();
+            let mut best = Best::of(most);
+            for (index, score) in &all {
+                best.offer(*index, *score);
+            }
+            let mut sorted = all;
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+            sorted.truncate(most);
+            prop_assert_eq!(best.ranked, sorted);
+        }
+
         #[test]
         fn a_ranked_host_always_fits_and_a_fitting_host_is_always_found(
             hosts in proptest::collection::vec((0u32..16, 0u64..4096, any::<bool>(), 0u32..3), 0..40),

@@ -12,6 +12,10 @@ impl Filter for AvailabilityZone {
         "availability_zone"
     }
 
+    fn is_asked(&self, wanted: &Wanted) -> bool {
+        wanted.zone != WantedZone::Any
+    }
+
     fn keeps(&self, _: u32, host: &Host, wanted: &Wanted) -> bool {
         match wanted.zone {
             WantedZone::Any => true,

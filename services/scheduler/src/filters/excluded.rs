@@ -12,6 +12,10 @@ impl Filter for Excluded {
         "excluded"
     }
 
+    fn is_asked(&self, wanted: &Wanted) -> bool {
+        !wanted.excluded.is_empty()
+    }
+
     fn keeps(&self, index: u32, _: &Host, wanted: &Wanted) -> bool {
         !wanted.excluded.contains(&index)
     }

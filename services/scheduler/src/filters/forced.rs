@@ -12,6 +12,10 @@ impl Filter for Forced {
         "forced_host"
     }
 
+    fn is_asked(&self, wanted: &Wanted) -> bool {
+        wanted.forced.is_some()
+    }
+
     fn keeps(&self, index: u32, _: &Host, wanted: &Wanted) -> bool {
         match wanted.forced {
             None => true,

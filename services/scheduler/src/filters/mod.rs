@@ -55,6 +55,11 @@ pub trait Filter: Send + Sync {
     /// Its name in explanations.
     fn name(&self) -> &'static str;
 
+    /// Whether it may remove any host at all.
+    fn is_asked(&self, _wanted: &Wanted) -> bool {
+        true
+    }
+
     /// Whether the host at `index` stays.
     fn keeps(&self, index: u32, host: &Host, wanted: &Wanted) -> bool;
 
