@@ -44,6 +44,7 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
                 host: host.name.clone(),
                 host_id: host.agent.host_id(),
                 recognition: host.agent.recognition(),
+                beat: host.agent.beat(),
                 data_dir: data_dir.clone(),
             };
             handlers
@@ -54,6 +55,7 @@ pub async fn start(process: &Process, bus: &Bus, config: &Config) -> anyhow::Res
                 host: host.name.clone(),
                 host_id: host.agent.host_id(),
                 recognition: host.agent.recognition(),
+                beat: host.agent.beat(),
                 data_dir,
             };
             handlers

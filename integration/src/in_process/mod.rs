@@ -271,12 +271,14 @@ async fn start_hosts(
             host: host.name.clone(),
             host_id: host.agent.host_id(),
             recognition: host.agent.recognition(),
+            beat: host.agent.beat(),
             data_dir: data_dir.clone(),
         };
         let on_volumes = yakumo_volume::HostSettings {
             host: host.name.clone(),
             host_id: host.agent.host_id(),
             recognition: host.agent.recognition(),
+            beat: host.agent.beat(),
             data_dir,
         };
         let handlers: Vec<Arc<dyn Handler>> = vec![

@@ -9,8 +9,8 @@ use yakumo_contracts::volume::{
     Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ForgetStorageHostReply,
     ForgetStorageHostRequest, ListStorageHostsReply, ListVolumeTypesReply, ListVolumesReply,
     ListVolumesRequest, Quota, QuotaRequest, ReserveAttachmentRequest, SetQuotaRequest,
-    StorageHostsHandler, StorageHostsServer, UpdateVolumeRequest, Volume, VolumeRequest,
-    VolumesHandler, VolumesServer,
+    StorageHost, StorageHostsHandler, StorageHostsLiveRequest, StorageHostsServer,
+    UpdateVolumeRequest, Volume, VolumeRequest, VolumesHandler, VolumesServer,
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Topic};
 use yakumo_types::Fault;
@@ -38,12 +38,24 @@ pub struct FakeVolumes {
     pub torn_away: Mutex<Vec<String>>,
     /// Hosts that were to be forgotten.
     pub forgotten: Mutex<Vec<String>>,
+    /// The storage hosts that were said to live last.
+    pub living: Mutex<Vec<StorageHost>>,
     /// The keys of requests for new ones.
     pub keys: Mutex<Vec<Option<IdempotencyKey>>>,
 }
 
 #[async_trait]
 impl StorageHostsServer for FakeVolumes {
+    async fn storage_hosts_live(
+        &self,
+        call: &Incoming,
+        request: StorageHostsLiveRequest,
+    ) -> Result<(), Fault> {
+        call.sender.require_control()?;
+        *self.living.lock().unwrap() = request.hosts;
+        Ok(())
+    }
+
     async fn forget_storage_host(
         &self,
         call: &Incoming,

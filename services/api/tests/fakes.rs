@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use yakumo_contracts::api::{
-    HostFacts, HostReport, HostReportsClient, RegisterHostRequest, ServerState,
+    Heartbeat, HostFacts, HostReport, HostReportsClient, RegisterHostRequest, ServerState,
 };
 use yakumo_contracts::common::{Empty, Fence};
 use yakumo_contracts::compute_host::{
@@ -20,11 +20,11 @@ use yakumo_contracts::image::{
     IssueTicketRequest, Ticket,
 };
 use yakumo_contracts::network::{
-    AllocateServerPortsRequest, ForgetHostReply, ForgetHostRequest, ListServerAddressesReply,
-    ListServerAddressesRequest, NetworkHostsHandler, NetworkHostsServer, ReleaseServerPortsReply,
-    ResolveServerNetworksReply, ResolveServerNetworksRequest, ResolvedNetwork, ServerAddresses,
-    ServerPort, ServerPortsHandler, ServerPortsReply, ServerPortsRequest, ServerPortsServer,
-    ServerSecurityGroupRequest,
+    AllocateServerPortsRequest, ForgetHostReply, ForgetHostRequest, HostsLiveRequest,
+    ListServerAddressesReply, ListServerAddressesRequest, NetworkHostsHandler, NetworkHostsServer,
+    ReleaseServerPortsReply, ResolveServerNetworksReply, ResolveServerNetworksRequest,
+    ResolvedNetwork, ServerAddresses, ServerPort, ServerPortsHandler, ServerPortsReply,
+    ServerPortsRequest, ServerPortsServer, ServerSecurityGroupRequest,
 };
 use yakumo_contracts::scheduler::{
     ChooseHostsReply, ChooseHostsRequest, HostsChanged, RankedHost, SchedulerHandler,
@@ -115,6 +115,8 @@ pub struct FakeNetwork {
     pub ports: Mutex<BTreeMap<String, Vec<ServerPort>>>,
     /// Hosts that were to be forgotten.
     pub forgotten: Mutex<Vec<String>>,
+    /// The hosts whose network agents were said to live last.
+    pub living: Mutex<Vec<String>>,
     /// Makes networks and all the rest.
     pub maker: Arc<FakeMaker>,
     revision: AtomicU64,
@@ -140,6 +142,12 @@ impl FakeNetwork {
 
 #[async_trait]
 impl NetworkHostsServer for FakeNetwork {
+    async fn hosts_live(&self, call: &Incoming, request: HostsLiveRequest) -> Result<(), Fault> {
+        call.sender.require_control()?;
+        *self.living.lock().unwrap() = request.hosts;
+        Ok(())
+    }
+
     async fn forget_host(
         &self,
         call: &Incoming,
@@ -505,6 +513,14 @@ impl FakeHost {
         self.incarnation.store(reply.incarnation, Ordering::SeqCst);
         self.sequence.store(0, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Gives a sign of life, which nobody answers.
+    pub async fn beat(&self, report: HostReport) {
+        let beat = Heartbeat {
+            report: Some(report),
+        };
+        self.reports.beat(&self.context(), beat).await.unwrap();
     }
 
     pub fn report_of(&self, servers: Vec<ServerState>) -> HostReport {

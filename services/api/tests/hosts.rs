@@ -1,8 +1,11 @@
 //! Hosts: registration, order of reports, reconciliation, metadata.
 
 use serde_json::json;
-use yakumo_contracts::api::{HostReportsClient, MetadataRequest, ServerState};
+use yakumo_contracts::api::{
+    HostReport, HostReportsClient, MetadataRequest, ServerState, StorageFacts,
+};
 use yakumo_contracts::compute_host::Power;
+use yakumo_contracts::volume::StorageHost;
 use yakumo_rpc::Target;
 use yakumo_types::{FaultCode, RequestContext};
 
@@ -50,6 +53,48 @@ async fn another_host_under_a_known_name_is_refused_until_the_first_is_removed()
     let removed = cloud.request("DELETE", path, Some("admin"), None).await;
     removed.expect(204);
     again().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hosts_say_of_their_other_agents_is_passed_on_together() {
+    let cloud = Cloud::with_hosts(3).await;
+    let facts = StorageFacts {
+        free_gib: 5,
+        total_gib: 9,
+        availability_zone: "east".into(),
+        reachable_everywhere: true,
+    };
+    let lives = |host: &FakeHost, storage: Option<&StorageFacts>| HostReport {
+        network_lives: true,
+        storage: storage.cloned(),
+        ..host.report_of(Vec::new())
+    };
+    let (first, second, third) = (&cloud.hosts[0], &cloud.hosts[1], &cloud.hosts[2]);
+    let told = wait_for(async || {
+        // By a sign of life, by a report, and of nobody else.
+        first.beat(lives(first, None)).await;
+        second.send(lives(second, Some(&facts))).await.unwrap();
+        third.beat(third.report_of(Vec::new())).await;
+        let mut overtaken = lives(third, Some(&facts));
+        overtaken.incarnation -= 1;
+        third.beat(overtaken).await;
+        first.beat(lives(third, Some(&facts))).await;
+        !cloud.network.living.lock().unwrap().is_empty()
+            && !cloud.volumes.living.lock().unwrap().is_empty()
+    })
+    .await;
+    assert!(told);
+    assert_eq!(*cloud.network.living.lock().unwrap(), ["node-1", "node-2"]);
+    let storage = StorageHost {
+        host: "node-2".into(),
+        host_id: second.host_id.clone(),
+        free_gib: 5,
+        total_gib: 9,
+        availability_zone: "east".into(),
+        heard_at: 0,
+        reachable_everywhere: true,
+    };
+    assert_eq!(*cloud.volumes.living.lock().unwrap(), [storage]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -445,6 +445,35 @@ async fn reports_reach_a_control_plane_that_was_away_and_stay_in_order() {
 }
 
 #[tokio::test]
+async fn that_the_other_agents_live_is_said_along_where_it_is_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, _) = world(&folder).await;
+    // A control plane of the release before does not know of it.
+    assert!(!world.beat().network());
+    world.api.pass_on();
+    let before = world.api.incarnation();
+    world.restart().await;
+    let beat = world.beat();
+    until(Duration::from_secs(10), || {
+        (world.api.incarnation() > before && beat.network()).then_some(())
+    })
+    .await
+    .expect("it is carried from the registration on");
+    until(Duration::from_secs(10), || {
+        (world.api.network_lives() == 1).then_some(())
+    })
+    .await
+    .expect("it is said");
+    let beats = world.api.beats();
+    until(Duration::from_secs(10), || {
+        (world.api.beats() > beats + 1).then_some(())
+    })
+    .await
+    .expect("heartbeats come by themselves");
+    assert_eq!(world.api.network_lives(), 1, "the agent was silent since");
+}
+
+#[tokio::test]
 async fn a_refused_registration_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, _) = world(&folder).await;

@@ -19,7 +19,7 @@ use yakumo_contracts::compute_host::{
     VolumeConnection,
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Server, Target, Topic};
-use yakumo_service::{HealthReport, Process, system_env};
+use yakumo_service::{HealthReport, Process, SharedBeat, system_env};
 use yakumo_types::{ContextSeal, Fault, FaultCode, RequestContext, RequestId, ServerId, VolumeId};
 
 /// In process, contexts need no seal.
@@ -41,6 +41,8 @@ struct Heard {
     sequences: Vec<(u64, u64)>,
     states: HashMap<String, ServerState>,
     beats: u64,
+    passes_on: bool,
+    network_lives: u64,
     fail: u32,
     forget: bool,
     register_refusals: u32,
@@ -63,6 +65,16 @@ impl FakeApi {
     /// The next registrations fail.
     pub fn refuse_registration(&self, times: u32) {
         self.heard.lock().unwrap().register_refusals = times;
+    }
+
+    /// Says to who registers that it passes on that a host's other agents live.
+    pub fn pass_on(&self) {
+        self.heard.lock().unwrap().passes_on = true;
+    }
+
+    /// How often it heard that a network agent lives.
+    pub fn network_lives(&self) -> u64 {
+        self.heard.lock().unwrap().network_lives
     }
 
     /// Forgets everything and wants a new registration.
@@ -131,6 +143,7 @@ impl HostReportsServer for FakeApi {
         Ok(RegisterHostReply {
             incarnation: heard.incarnation,
             heartbeat_seconds: 1,
+            passes_on: heard.passes_on,
         })
     }
 
@@ -150,14 +163,17 @@ impl HostReportsServer for FakeApi {
         heard
             .sequences
             .push((request.incarnation, request.sequence));
+        heard.network_lives += u64::from(request.network_lives);
         for state in request.servers {
             heard.states.insert(state.server_id.clone(), state);
         }
         Ok(HostReportReply::default())
     }
 
-    async fn beat(&self, _: &Incoming, _: Heartbeat) -> Result<(), Fault> {
-        self.heard.lock().unwrap().beats += 1;
+    async fn beat(&self, _: &Incoming, request: Heartbeat) -> Result<(), Fault> {
+        let mut heard = self.heard.lock().unwrap();
+        heard.beats += 1;
+        heard.network_lives += u64::from(request.report.unwrap().network_lives);
         Ok(())
     }
 
@@ -180,6 +196,12 @@ pub struct World {
 pub const HOST: &str = "node-1";
 
 impl World {
+    /// What the other agents of the host say along.
+    pub fn beat(&self) -> SharedBeat {
+        let (_, host, _) = self.running.as_ref().unwrap();
+        host.agent.beat()
+    }
+
     pub async fn new(folder: &Path, hypervisor: Arc<dyn Hypervisor>) -> Self {
         Self::with(
             Config {

@@ -11,7 +11,7 @@ use yakumo_contracts::network::{
 use yakumo_contracts::network_host::NetworkHostHandler;
 use yakumo_db::{BoxFuture, Db};
 use yakumo_rpc::{Bus, Handler, ServeOptions, Target, Topic};
-use yakumo_service::{Process, Recognition, drive_reconciler};
+use yakumo_service::{Process, Recognition, SharedBeat, drive_reconciler};
 use yakumo_types::HostId;
 
 use crate::agent::driver::{NetworkDriver, SimulatedDriver};
@@ -99,6 +99,8 @@ pub struct HostSettings {
     pub host_id: HostId,
     /// Whether the agent may speak for the host.
     pub recognition: Recognition,
+    /// What says along that the agent lives.
+    pub beat: SharedBeat,
     /// Used where the configuration names no folder.
     pub data_dir: PathBuf,
 }
@@ -143,6 +145,7 @@ pub async fn start_host(
             host: settings.host.clone(),
             host_id: settings.host_id.to_string(),
             recognition: settings.recognition.clone(),
+            beat: settings.beat.clone(),
             availability_zone: config.manager.availability_zone.clone(),
             resync: Duration::from_secs(config.host.resync_seconds),
             announce: Duration::from_secs(config.host.announce_seconds),

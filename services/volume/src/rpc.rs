@@ -7,14 +7,13 @@ use yakumo_contracts::volume::{
     Attachment, AttachmentRequest, Connection, CreateVolumeRequest, ForgetStorageHostReply,
     ForgetStorageHostRequest, ListStorageHostsReply, ListVolumeTypesReply, ListVolumesReply,
     ListVolumesRequest, Quota, QuotaRequest, ReserveAttachmentRequest, SetQuotaRequest,
-    StorageHost, StorageHostsServer, StorageReportsServer, UpdateVolumeRequest, Volume,
-    VolumeRequest, VolumesServer,
+    StorageHost, StorageHostsLiveRequest, StorageHostsServer, StorageReportsServer,
+    UpdateVolumeRequest, Volume, VolumeRequest, VolumesServer,
 };
 use yakumo_rpc::{Incoming, Principal};
 use yakumo_types::Fault;
 
 use crate::app::App;
-use crate::store;
 
 /// Serves [`App`] on the bus.
 pub struct Rpc {
@@ -142,22 +141,27 @@ impl StorageReportsServer for Rpc {
             Principal::Host(host) if *host == request.host => {}
             _ => return Err(Fault::forbidden("A storage host speaks for itself only.")),
         }
-        let row = store::storage_host::Model {
-            host: request.host,
-            host_id: request.host_id,
-            availability_zone: request.availability_zone,
-            free_gib: i64::try_from(request.free_gib).unwrap_or(i64::MAX),
-            reachable_everywhere: request.reachable_everywhere,
-            total_gib: i64::try_from(request.total_gib).unwrap_or(i64::MAX),
-            heard_at: self.app.env.now().as_micros(),
-        };
-        self.app.heard.add(row.host.clone(), row);
-        Ok(())
+        self.app.storage_host_lives(request)
     }
 }
 
 #[async_trait::async_trait]
 impl StorageHostsServer for Rpc {
+    async fn storage_hosts_live(
+        &self,
+        call: &Incoming,
+        request: StorageHostsLiveRequest,
+    ) -> Result<(), Fault> {
+        call.sender.require_control()?;
+        for host in request.hosts {
+            let name = host.host.clone();
+            if let Err(fault) = self.app.storage_host_lives(host) {
+                tracing::warn!(host = name, %fault, "what a storage host says of itself was refused");
+            }
+        }
+        Ok(())
+    }
+
     async fn forget_storage_host(
         &self,
         call: &Incoming,

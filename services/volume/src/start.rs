@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +15,7 @@ use yakumo_contracts::volume_host::VolumeHostHandler;
 use yakumo_db::Db;
 use yakumo_host::RealRunner;
 use yakumo_rpc::{Bus, Handler, ServeOptions, Target, Topic};
-use yakumo_service::{Process, Recognition, drive_reconciler};
+use yakumo_service::{Process, Recognition, SharedBeat, drive_reconciler};
 use yakumo_types::HostId;
 use yakumo_workflow::Engine;
 
@@ -88,6 +89,8 @@ pub struct HostSettings {
     pub host_id: HostId,
     /// Whether the agent may speak for the host.
     pub recognition: Recognition,
+    /// What says along that the agent lives.
+    pub beat: SharedBeat,
     /// Used where the configuration names no folder.
     pub data_dir: PathBuf,
 }
@@ -145,6 +148,8 @@ pub async fn start_host(
             ..StorageHost::default()
         },
         recognition: settings.recognition.clone(),
+        beat: settings.beat.clone(),
+        announced: AtomicBool::new(false),
         every,
     };
     let nudge = drive_reconciler(process, Arc::new(announcer), every);

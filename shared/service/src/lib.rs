@@ -19,6 +19,7 @@ mod process;
 mod recognition;
 mod reconciler;
 mod secret;
+mod shared_beat;
 mod telemetry;
 
 pub use config::{ConfigError, load_config};
@@ -32,6 +33,7 @@ pub use process::{Process, wait_for_signal};
 pub use recognition::Recognition;
 pub use reconciler::{Nudge, Reconciler, drive_reconciler};
 pub use secret::Secret;
+pub use shared_beat::{Lives, SharedBeat, Storage};
 pub use telemetry::{
     LogConfig, LogFormat, LogLevel, Telemetry, TelemetryConfig, TraceConfig, init_tracing,
 };

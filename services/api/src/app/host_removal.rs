@@ -60,6 +60,7 @@ impl App {
             if !check_only {
                 self.cut_off(name).await?;
             }
+            self.passing_on.forget(name);
             let request = ForgetStorageHostRequest {
                 host: name.to_owned(),
                 check_only,

@@ -264,6 +264,7 @@ impl App {
         let Some(mut row) = self.known_start(report).await? else {
             return Ok(false);
         };
+        self.passing_on.add(report);
         let claimed = claimed(report);
         {
             let mut heard = lock(&self.hosts.heard);

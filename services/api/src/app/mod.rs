@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod joining;
 pub mod key_pairs;
 pub mod metadata;
+pub mod passing_on;
 pub mod power;
 pub mod quotas;
 pub mod reports;
@@ -50,6 +51,8 @@ pub struct App {
     pub storage_hosts: StorageHostsClient,
     pub scheduler: SchedulerClient,
     pub hosts: hosts::HostTracker,
+    /// What hosts' other agents say through them.
+    pub passing_on: passing_on::PassingOn,
     /// Hosts that are to be compared with the rows soon.
     pub to_sync: hosts::ToSync,
     /// How hosts come in.
@@ -85,6 +88,7 @@ impl App {
                 .with_deadline(REQUEST_BOUND),
             scheduler: SchedulerClient::new(bus.clone(), service("scheduler")),
             hosts: hosts::HostTracker::default(),
+            passing_on: passing_on::PassingOn::default(),
             to_sync: hosts::ToSync::default(),
             joining: joining::Joining::new(config.join.clone())?,
             env,

@@ -15,6 +15,7 @@ use yakumo_service::{Process, drive_reconciler};
 
 use crate::app::App;
 use crate::app::hosts::WRITE_HEARD_EVERY;
+use crate::app::passing_on::PASS_ON_EVERY;
 
 /// How often it is looked whether hosts' own lists are to be compared with the
 /// rows; how many at a time, `pace` says.
@@ -57,6 +58,7 @@ pub(crate) fn start(process: &Process, app: &Arc<App>) {
     relay_nudges(process, app, sync);
     publish_hosts(process, app);
     write_heard(process, app);
+    pass_on(process, app);
 }
 
 /// The rules nudge through the app, which is older than its reconcilers.
@@ -82,6 +84,20 @@ fn publish_hosts(process: &Process, app: &Arc<App>) {
                 () = app.hosts_publish_next() => {}
                 () = shutdown.cancelled() => return,
             }
+        }
+    });
+}
+
+fn pass_on(process: &Process, app: &Arc<App>) {
+    let (app, shutdown) = (Arc::clone(app), process.shutdown.clone());
+    process.spawn("pass on signs of life", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = app.env.clock.sleep(PASS_ON_EVERY) => {}
+                () = shutdown.cancelled() => return,
+            }
+            app.pass_on().await;
         }
     });
 }

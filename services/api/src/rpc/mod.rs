@@ -38,6 +38,7 @@ impl HostReportsServer for HostReports {
         Ok(RegisterHostReply {
             incarnation: self.app.host_register(facts).await?,
             heartbeat_seconds: self.app.config.heartbeat_seconds,
+            passes_on: true,
         })
     }
 

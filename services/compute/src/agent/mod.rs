@@ -29,7 +29,7 @@ use yakumo_contracts::api::HostFacts;
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{ClaimServerReply, DesiredServer, ServerReport};
 use yakumo_rpc::Bus;
-use yakumo_service::{HealthHandle, Process, Recognition};
+use yakumo_service::{HealthHandle, Process, Recognition, SharedBeat};
 use yakumo_types::{Env, Fault, HostId, RequestContext, RequestId, ServerId};
 
 use crate::claims::{Amount, Ledger};
@@ -83,6 +83,8 @@ pub(crate) struct Host {
     standing: watch::Sender<Standing>,
     /// Whether the other agents of the host may speak for it.
     recognized: watch::Sender<bool>,
+    /// What they say along with its reports.
+    beat: SharedBeat,
     /// Whether the disk takes records.
     pub(crate) records: RecordsHealth,
 }
@@ -220,6 +222,7 @@ impl Agent {
             speaks: watch::Sender::new(reports == Reports::AtOnce),
             standing: watch::Sender::new(Standing::Unknown),
             recognized: watch::Sender::new(false),
+            beat: SharedBeat::default(),
         });
         let agent = Self { host };
         agent.take_up(loaded.records).await;
@@ -247,6 +250,11 @@ impl Agent {
     /// agents.
     pub fn recognition(&self) -> Recognition {
         Recognition::of(self.host.recognized.subscribe())
+    }
+
+    /// What says along with this agent's reports that the host's other agents live.
+    pub fn beat(&self) -> SharedBeat {
+        self.host.beat.clone()
     }
 
     /// The host's name.

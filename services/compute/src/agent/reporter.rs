@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use yakumo_contracts::api::{
-    Heartbeat, HostReport, HostReportsClient, RegisterHostRequest, ServerState,
+    Heartbeat, HostReport, HostReportsClient, RegisterHostRequest, ServerState, StorageFacts,
 };
 use yakumo_contracts::compute_host::ServerReport;
 use yakumo_rpc::Target;
@@ -212,6 +212,7 @@ async fn register(host: &Host, client: &HostReportsClient) -> Session {
             match client.register(&host.context(), request).await {
                 Ok(reply) => {
                     host.bus.mark_heard();
+                    host.beat.carry(reply.passes_on);
                     host.accepted();
                     let heartbeat = match reply.heartbeat_seconds {
                         0 => seconds(host.config.heartbeat_seconds),
@@ -270,6 +271,7 @@ impl Session {
     ) -> HostReport {
         self.sequence = self.sequence.saturating_add(1);
         let (_, claimed) = host.ledger.state();
+        let lives = host.beat.take();
         HostReport {
             host: host.name.clone(),
             host_id: host.host_id.to_string(),
@@ -281,6 +283,13 @@ impl Session {
             running_servers: host.reporter.running(),
             servers,
             changed_at: since.unwrap_or_else(|| host.env.now()).as_micros(),
+            network_lives: lives.network,
+            storage: lives.storage.map(|facts| StorageFacts {
+                free_gib: facts.free_gib,
+                total_gib: facts.total_gib,
+                availability_zone: facts.availability_zone,
+                reachable_everywhere: facts.reachable_everywhere,
+            }),
         }
     }
 

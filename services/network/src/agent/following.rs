@@ -36,6 +36,7 @@ fn agent(world: &World, host: &FakeHost, files: Option<&std::path::Path>) -> Age
     let settings = AgentSettings {
         host: host.name.clone(),
         recognition: yakumo_service::Recognition::always(),
+        beat: yakumo_service::SharedBeat::default(),
         host_id: String::new(),
         availability_zone: String::new(),
         resync: Duration::from_secs(60),

@@ -53,7 +53,7 @@ use yakumo_contracts::network_host::{
     ApplyReply, ApplyRequest, MembersChangedRequest, NetworkHostServer, StateChangedRequest,
 };
 use yakumo_rpc::Incoming;
-use yakumo_service::{Process, Recognition};
+use yakumo_service::{Process, Recognition, SharedBeat};
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
 use desired::{Desired, MembersTaken};
@@ -87,6 +87,7 @@ pub(crate) struct AgentSettings {
     pub host_id: String,
     /// Whether it may speak for the host.
     pub recognition: Recognition,
+    pub beat: SharedBeat,
     pub availability_zone: String,
     pub resync: Duration,
     pub announce: Duration,
@@ -343,6 +344,9 @@ impl Agent {
 
     /// Gives a sign of life, which may get lost.
     async fn beat(&self) {
+        if self.settings.beat.network() {
+            return;
+        }
         let beat = HostBeat {
             host: self.settings.host.clone(),
         };
@@ -720,6 +724,7 @@ mod tests {
             host: "node-1".into(),
             host_id: String::new(),
             recognition: Recognition::always(),
+            beat: SharedBeat::default(),
             availability_zone: String::new(),
             resync: Duration::from_secs(60),
             announce: Duration::from_secs(10),

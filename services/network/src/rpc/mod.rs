@@ -5,9 +5,9 @@ use yakumo_contracts::network::{
     AllocateServerPortsRequest, AnnounceReply, AnnounceRequest, CreateFloatingIpsRequest,
     CreateNetworksRequest, CreatePortsRequest, CreateRoutersRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, CreateSubnetsRequest, FloatingIp,
-    ForgetHostReply, ForgetHostRequest, HostBeat, HostStatesServer, IdRequest, ListAgentsReply,
-    ListFloatingIpsReply, ListNetworksReply, ListPortsReply, ListQuotasReply, ListRequest,
-    ListRoutersReply, ListSecurityGroupRulesReply, ListSecurityGroupsReply,
+    ForgetHostReply, ForgetHostRequest, HostBeat, HostStatesServer, HostsLiveRequest, IdRequest,
+    ListAgentsReply, ListFloatingIpsReply, ListNetworksReply, ListPortsReply, ListQuotasReply,
+    ListRequest, ListRoutersReply, ListSecurityGroupRulesReply, ListSecurityGroupsReply,
     ListServerAddressesReply, ListServerAddressesRequest, ListSubnetsReply, Network,
     NetworkHostsServer, NetworksServer, Port, PullStateReply, PullStateRequest, Quotas,
     QuotasRequest, ReleaseServerPortsReply, ReportAppliedRequest, ResolveServerNetworksReply,
@@ -220,6 +220,15 @@ impl HostStatesServer for Rpc {
 
 #[async_trait::async_trait]
 impl NetworkHostsServer for Rpc {
+    async fn hosts_live(&self, call: &Incoming, request: HostsLiveRequest) -> Result<(), Fault> {
+        call.sender.require_control()?;
+        let now = self.app.env.now();
+        for host in request.hosts {
+            self.app.beats.add(host, now);
+        }
+        Ok(())
+    }
+
     async fn forget_host(
         &self,
         call: &Incoming,

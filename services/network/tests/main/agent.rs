@@ -97,6 +97,7 @@ impl Cloud {
         let settings = HostSettings {
             host: HOST.into(),
             recognition: yakumo_service::Recognition::always(),
+            beat: yakumo_service::SharedBeat::default(),
             host_id: HostId::from_uuid(uuid::Uuid::from_u128(9)),
             data_dir: self.folder.path().join("data"),
         };
@@ -582,6 +583,7 @@ async fn the_kept_state_is_made_real_without_the_control_plane() {
     let settings = HostSettings {
         host: HOST.into(),
         recognition: yakumo_service::Recognition::always(),
+        beat: yakumo_service::SharedBeat::default(),
         host_id: HostId::from_uuid(uuid::Uuid::from_u128(9)),
         data_dir: cloud.data(),
     };

@@ -115,6 +115,7 @@ async fn start_agent(process: &Process, bus: &Bus, host: HostConfig, folder: &st
     let settings = HostSettings {
         host: HOST.into(),
         recognition: yakumo_service::Recognition::always(),
+        beat: yakumo_service::SharedBeat::default(),
         host_id: HostId::from_uuid(uuid::Uuid::from_u128(9)),
         data_dir: folder.to_owned(),
     };

@@ -1,9 +1,11 @@
 //! A manager whose database was put back, and hosts that have heard more.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use yakumo_contracts::network::{
-    AnnounceRequest, ForgetHostRequest, NetworkHostsClient, PullStateRequest,
+    AnnounceRequest, ForgetHostRequest, HostsLiveRequest, ListRequest, NetworkHostsClient,
+    PullStateRequest,
 };
 use yakumo_db::Db;
 use yakumo_network::upkeep;
@@ -11,7 +13,7 @@ use yakumo_rpc::Target;
 use yakumo_testing::databases::ALL;
 use yakumo_types::FaultCode;
 
-use crate::world::{FakeHost, World, member};
+use crate::world::{FakeHost, World, admin, member};
 
 impl World {
     async fn database(&self) -> Db {
@@ -156,4 +158,40 @@ async fn a_host_is_forgotten_with_what_waits_for_its_word() {
         let fault = hosts.forget_host(&host.ctx, request).await.unwrap_err();
         assert_eq!(fault.code, FaultCode::Forbidden);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_live_by_the_word_of_the_control_plane() {
+    let world = World::new().await;
+    let host = world.host("node-a").await;
+    world.host("node-b").await;
+    let heard = async || {
+        let request = ListRequest::default();
+        let reply = world.networks.list_agents(&admin(), request).await;
+        let agents = reply.unwrap().agents;
+        assert_eq!(agents.len(), 2, "nobody appears by it");
+        let all = agents.into_iter();
+        all.map(|it| (it.host, it.heartbeat_timestamp))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let before = heard().await;
+    let live = |names: &[&str]| HostsLiveRequest {
+        hosts: names.iter().map(ToString::to_string).collect(),
+    };
+    // A host cannot say that others live; it is not told so, since nobody answers.
+    let client = NetworkHostsClient::new(world.bus.as_host("node-a"), Target::service("network"));
+    client
+        .hosts_live(&host.ctx, live(&["node-b"]))
+        .await
+        .unwrap();
+    let client = NetworkHostsClient::new(world.bus.clone(), Target::service("network"));
+    let hosts = live(&["node-a", "unheard-of"]);
+    client.hosts_live(&world.internal(), hosts).await.unwrap();
+    let bound = Duration::from_secs(20);
+    world
+        .wait_for("a sign of life", bound, async || {
+            heard().await["node-a"] > before["node-a"]
+        })
+        .await;
+    assert_eq!(heard().await["node-b"], before["node-b"]);
 }

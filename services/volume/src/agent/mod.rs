@@ -9,6 +9,7 @@
 mod records;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -19,7 +20,7 @@ use yakumo_contracts::volume_host::{
     ListReply, UnexportRequest, VolumeHostServer, VolumeRequest,
 };
 use yakumo_rpc::Incoming;
-use yakumo_service::{Recognition, Reconciler};
+use yakumo_service::{Recognition, Reconciler, SharedBeat, Storage};
 use yakumo_types::{AttachmentId, Env, Fault, RequestContext, VolumeId};
 
 use crate::drivers::{Export, VolumeDriver, is_no_room};
@@ -265,7 +266,8 @@ impl Reconciler for Agent {
     }
 }
 
-/// Tells the volume service, every few seconds, that this host stores volumes.
+/// Tells the volume service, every few seconds, that this host stores volumes:
+/// at first by itself, and then along with the host's other agents.
 pub struct Announcer {
     /// Clock and chance.
     pub env: Env,
@@ -277,6 +279,10 @@ pub struct Announcer {
     pub host: StorageHost,
     /// Whether it may say so.
     pub recognition: Recognition,
+    /// What says along that it lives.
+    pub beat: SharedBeat,
+    /// Whether the host was announced.
+    pub announced: AtomicBool,
     /// After this time an announcement is of no use.
     pub every: Duration,
 }
@@ -292,6 +298,15 @@ impl Reconciler for Announcer {
             return Ok(());
         }
         let space = self.driver.space().await?;
+        let facts = Storage {
+            free_gib: space.free_gib,
+            total_gib: space.total_gib,
+            availability_zone: self.host.availability_zone.clone(),
+            reachable_everywhere: self.host.reachable_everywhere,
+        };
+        if self.announced.load(Ordering::Acquire) && self.beat.storage(facts) {
+            return Ok(());
+        }
         let host = StorageHost {
             free_gib: space.free_gib,
             total_gib: space.total_gib,
@@ -301,6 +316,7 @@ impl Reconciler for Announcer {
         self.client
             .announce_transient(&ctx, host, self.every)
             .await?;
+        self.announced.store(true, Ordering::Release);
         Ok(())
     }
 }

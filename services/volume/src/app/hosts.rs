@@ -1,8 +1,8 @@
-//! Storage hosts that leave the cloud.
+//! Storage hosts that live, and those that leave the cloud.
 
-use yakumo_contracts::volume::ForgetStorageHostRequest;
+use yakumo_contracts::volume::{ForgetStorageHostRequest, StorageHost};
 use yakumo_db::DbError;
-use yakumo_types::Fault;
+use yakumo_types::{Fault, HostId, check_name};
 
 use super::App;
 use crate::store;
@@ -10,7 +10,34 @@ use crate::store;
 /// Ids that a refusal names at the most.
 const NAMED: u64 = 5;
 
+/// Characters in the name of a zone.
+const MAX_ZONE: usize = 64;
+
 impl App {
+    /// Takes in that a storage host lives, and what it says of itself.
+    ///
+    /// # Errors
+    /// `Invalid` for what no table takes: hosts are written down together, and one
+    /// must not keep the others from it.
+    pub fn storage_host_lives(&self, host: StorageHost) -> Result<(), Fault> {
+        let host_id: HostId = host
+            .host_id
+            .parse()
+            .map_err(|_| Fault::invalid("The host's id must be a UUID."))?;
+        let zone = check_name("The availability zone", &host.availability_zone, MAX_ZONE)?;
+        let row = store::storage_host::Model {
+            host: host.host,
+            host_id: host_id.to_string(),
+            availability_zone: zone.to_owned(),
+            free_gib: i64::try_from(host.free_gib).unwrap_or(i64::MAX),
+            reachable_everywhere: host.reachable_everywhere,
+            total_gib: i64::try_from(host.total_gib).unwrap_or(i64::MAX),
+            heard_at: self.env.now().as_micros(),
+        };
+        self.heard.add(row.host.clone(), row);
+        Ok(())
+    }
+
     /// Forgets a storage host; whether it was known.
     ///
     /// # Errors

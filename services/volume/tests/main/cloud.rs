@@ -82,6 +82,7 @@ impl Cloud {
         let settings = HostSettings {
             host: HOST.into(),
             recognition: yakumo_service::Recognition::always(),
+            beat: yakumo_service::SharedBeat::default(),
             host_id: HostId::from_uuid(Uuid::from_u128(1)),
             data_dir: self.data_dir.clone(),
         };

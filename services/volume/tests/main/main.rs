@@ -11,6 +11,7 @@ mod cloud;
 mod exports;
 mod files;
 mod full;
+mod hosts;
 mod repeats;
 mod volumes;
 
