@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 
 use yakumo_contracts::network::{
     GroupMembers, GroupRevision, HostDelta, HostNetwork, HostPort, HostSecurityGroup, HostState,
-    RemotePort,
+    Known, RemotePort,
 };
 use yakumo_contracts::network_host::MembersChangedRequest;
 
@@ -176,6 +176,14 @@ impl Desired {
             revision: *revision,
         };
         self.revisions.iter().map(revision).collect()
+    }
+
+    /// The networks and groups that are here.
+    pub(crate) fn known(&self) -> Known {
+        Known {
+            network_ids: self.on_network.keys().cloned().collect(),
+            group_ids: self.in_group.keys().cloned().collect(),
+        }
     }
 
     /// Takes a change of a group's members.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use yakumo_contracts::network::{
     AllocateServerPortsRequest, CreateFloatingIpsRequest, CreatePortsRequest,
     CreateSecurityGroupRulesRequest, CreateSecurityGroupsRequest, FixedIp, FixedIps, HostDelta,
-    IdRequest, NewFloatingIp, NewPort, NewSecurityGroup, PullStateRequest, ReportAppliedRequest,
-    ResolvedNetwork, SecurityGroupRule, ServerSecurityGroupRequest, Texts, UpdateFloatingIpRequest,
-    UpdateNetworkRequest, UpdatePortRequest, UpdateSubnetRequest,
+    IdRequest, Known, NewFloatingIp, NewPort, NewSecurityGroup, PullStateRequest,
+    ReportAppliedRequest, ResolvedNetwork, SecurityGroupRule, ServerSecurityGroupRequest, Texts,
+    UpdateFloatingIpRequest, UpdateNetworkRequest, UpdatePortRequest, UpdateSubnetRequest,
 };
 use yakumo_contracts::network_host::NetworkHostHandler;
 use yakumo_db::{Backend, Db};
@@ -535,18 +535,30 @@ async fn a_boot_beside_others_is_told_by_itself() {
     // It is sent alone, and nothing that the host has no business with.
     let asked = PullStateRequest {
         host: "node-a".into(),
-        since_revision: one.changeable_revision().await.unwrap(),
+        since_revision: one.changeable().await.unwrap().0,
         deltas: true,
         network_ids: vec![play.external.clone()],
         group_ids: vec![play.groups[1][1].clone()],
         ..PullStateRequest::default()
     };
-    let told = host.client.pull_state(&host.ctx, asked).await.unwrap();
-    assert!(told.delta);
-    let told: HostDelta = prost::Message::decode(told.chunk.as_slice()).unwrap();
-    assert_eq!((told.ports.len(), told.remote_ports.len()), (1, 0));
-    let parts = (told.networks.len(), told.security_groups.len());
-    assert_eq!((parts, told.members.len()), ((0, 0), 0));
+    let ask = async |asked| {
+        let told = host.client.pull_state(&host.ctx, asked).await.unwrap();
+        assert!(told.delta);
+        let told: HostDelta = prost::Message::decode(told.chunk.as_slice()).unwrap();
+        assert_eq!((told.ports.len(), told.remote_ports.len()), (1, 0));
+        let parts = (told.networks.len(), told.security_groups.len());
+        (parts, told.members.len())
+    };
+    assert_eq!(ask(asked.clone()).await, ((0, 0), 0));
+    // Nor what it has.
+    let known = one.changeable().await.unwrap().1;
+    let knowing = |known| PullStateRequest {
+        known: Some(known),
+        ..asked.clone()
+    };
+    assert_eq!(ask(knowing(known)).await, ((0, 0), 0));
+    // What it lacks comes along.
+    assert_eq!(ask(knowing(Known::default())).await, ((1, 1), 1));
     assert_eq!(follow(&one, &host).await, Some(false));
     // Where nothing but the group's members changed, nothing is asked for.
     assert_eq!(follow(&two, &other).await, None);
@@ -679,7 +691,7 @@ async fn only_what_is_new_is_said_of_a_host_and_its_changes_are_forgotten() {
     let agent = served(&play.world, &host).await;
     play.boot_with_others(0, "node-a").await;
     agent.pass(false).await.unwrap();
-    let before = agent.changeable_revision().await.unwrap();
+    let before = agent.changeable().await.unwrap().0;
     play.boot_with_others(0, "node-a").await;
     assert!(agent.pass(false).await.unwrap());
     let live = agent.live.lock().await;

@@ -48,13 +48,13 @@ impl Live {
     }
 
     pub(super) fn settle_all(&mut self, model: &Model) {
-        self.urgent = true;
         self.wired.retain(|id| model.ports.contains_key(id));
         self.told.retain(|id, _| model.ports.contains_key(id));
         self.untold.retain(|id, _| model.ports.contains_key(id));
         for id in model.ports.keys() {
             self.settle(model, id);
         }
+        self.urgent |= self.owes();
     }
 
     /// Whether the service has something to hear.

@@ -199,8 +199,7 @@ impl Agent {
             let resync = now.saturating_sub(looked) >= self.settings.resync;
             let members = self.take_members().await;
             let stale = self.groups_stale.load(Ordering::Acquire);
-            let pull =
-                reason || stale || failures > 0 || self.changeable_revision().await.is_none();
+            let pull = reason || stale || failures > 0 || !self.is_changeable().await;
             if pull || resync || members || self.live.lock().await.owes() {
                 let passed = if pull {
                     self.pass(resync || failures > 0).await
@@ -774,12 +773,14 @@ mod tests {
         assert_eq!(play.reports.lock().unwrap().len(), 3);
         assert!(agent.pass(true).await.unwrap());
         assert_eq!(play.reports.lock().unwrap().len(), 4);
+        assert!(agent.keep(true).await.unwrap());
+        assert_eq!(play.reports.lock().unwrap().len(), 4, "nothing is new");
         // Until it was all gone, its address was to leave nothing behind.
         let gone = BTreeSet::from([Ipv4Addr::new(10, 0, 0, 5)]);
         let none = BTreeSet::new();
         assert_eq!(
             *play.departed.lock().unwrap(),
-            [none.clone(), gone.clone(), gone, none]
+            [none.clone(), gone.clone(), gone, none.clone(), none]
         );
     }
 

@@ -3,11 +3,12 @@
 
 use std::sync::atomic::Ordering;
 
-use yakumo_contracts::network::{GroupRevision, HostDelta, HostState, PullStateRequest};
+use yakumo_contracts::network::{GroupRevision, HostDelta, HostState, Known, PullStateRequest};
 use yakumo_types::Fault;
 
 use super::Agent;
 use super::desired::Missing;
+use super::wanted::Wanted;
 
 /// How often a change is asked for again with what it lacked.
 const MAX_LACKING: usize = 3;
@@ -48,7 +49,7 @@ impl Agent {
         };
         let mut lacking = Missing::default();
         for _ in 0..MAX_LACKING {
-            let Some(since) = self.changeable_revision().await else {
+            let Some((since, known)) = self.changeable().await else {
                 break;
             };
             let request = PullStateRequest {
@@ -57,6 +58,7 @@ impl Agent {
                 network_ids: lacking.networks.iter().cloned().collect(),
                 group_ids: lacking.groups.iter().cloned().collect(),
                 groups: groups.clone(),
+                known: Some(known),
                 ..PullStateRequest::default()
             };
             let delta: HostDelta = match self.fetch(request).await? {
@@ -99,14 +101,25 @@ impl Agent {
             .unwrap_or_default()
     }
 
-    /// The revision of what is here, if changes of it may be taken.
-    pub(super) async fn changeable_revision(&self) -> Option<u64> {
-        let now = self.process.env.clock.monotonic();
+    /// Whether changes of what is here may be taken.
+    pub(super) async fn is_changeable(&self) -> bool {
         let wanted = self.wanted.lock().await;
-        let wanted = wanted.as_ref()?;
-        let pulled = wanted.pulled?;
-        let may = wanted.desired.is_changeable() && now.saturating_sub(pulled) < self.pull_all;
-        may.then(|| wanted.desired.revision())
+        wanted
+            .as_ref()
+            .is_some_and(|wanted| self.may_change(wanted))
+    }
+
+    /// The revision and the parts of what is here, if changes of it may be taken.
+    pub(super) async fn changeable(&self) -> Option<(u64, Known)> {
+        let wanted = self.wanted.lock().await;
+        let wanted = wanted.as_ref().filter(|wanted| self.may_change(wanted))?;
+        Some((wanted.desired.revision(), wanted.desired.known()))
+    }
+
+    fn may_change(&self, wanted: &Wanted) -> bool {
+        let now = self.process.env.clock.monotonic();
+        let lately = |pulled| now.saturating_sub(pulled) < self.pull_all;
+        wanted.desired.is_changeable() && wanted.pulled.is_some_and(lately)
     }
 
     /// Asks for a state or what became of one, to its end: whether it is the

@@ -153,11 +153,12 @@ impl App {
             .map(|id| parts.remote_port(id))
             .collect();
         // A host hears of nothing that its ports do not need.
-        let used = |id: &&String| ports.iter().any(|port| port.network_id == **id);
-        let networks: Vec<String> = request.network_ids.iter().filter(used).cloned().collect();
-        let used = |id: &&String| ports.iter().any(|port| port.security_groups.contains(id));
-        let groups: BTreeSet<String> = request.group_ids.iter().filter(used).cloned().collect();
-        let groups = groups.into_iter().collect();
+        let used = ports.iter().map(|port| &port.network_id);
+        let known = request.known.as_ref().map(|known| &known.network_ids);
+        let networks = lacked(used, &request.network_ids, known);
+        let used = ports.iter().flat_map(|port| &port.security_groups);
+        let known = request.known.as_ref().map(|known| &known.group_ids);
+        let groups = lacked(used, &request.group_ids, known);
         let (security_groups, members) = self.host_groups(groups, stale, &[]).await?;
         Ok(HostDelta {
             since_revision: request.since_revision,
@@ -521,6 +522,18 @@ impl App {
             .collect();
         Ok(ListAgentsReply { agents, more })
     }
+}
+
+/// What a host lacks of what is used: that which it asks for, and if it says what
+/// it knows, all else.
+fn lacked<'a>(
+    used: impl Iterator<Item = &'a String>,
+    asked: &[String],
+    known: Option<&Vec<String>>,
+) -> Vec<String> {
+    let lacked = |id: &&String| asked.contains(id) || known.is_some_and(|all| !all.contains(id));
+    let lacked: BTreeSet<&String> = used.filter(lacked).collect();
+    lacked.into_iter().cloned().collect()
 }
 
 fn who(request: &AnnounceRequest) -> store::hosts::Who {

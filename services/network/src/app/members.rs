@@ -39,14 +39,14 @@ const MOST_TOLD: usize = 1_000;
 const AT_A_TIME: usize = 64;
 
 /// The loop rests for so many times as long as it worked, within bounds.
-const REST: u32 = 4;
+const REST: u32 = 10;
 const LEAST_REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
-const MOST_REST: Duration = Duration::from_secs(5);
+const MOST_REST: Duration = Duration::from_secs(15);
 
 /// Between two looks for what others noted or left half done, and how old that
 /// is: whoever does it is given time.
 const LOOK: Duration = Duration::from_secs(5);
-const HALF_DONE: Duration = Duration::from_secs(5);
+const HALF_DONE: Duration = Duration::from_secs(15);
 const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// What is worth nothing any more after this time: the next word shows the gap.
