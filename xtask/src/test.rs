@@ -36,6 +36,10 @@ const CLOUD: &str = "cloud";
 /// what they share other features, and build all of it again.
 const ALL: [&str; 4] = ["test", "--workspace", "--exclude", SIMULATION];
 
+/// All tests but those in docs, of which there are none, and which cargo would
+/// read every crate again for.
+const TESTS: &str = "--tests";
+
 /// What `cargo xtask test` can be asked to leave out while working on something.
 #[derive(clap::Args, Default)]
 pub struct Options {
@@ -127,7 +131,7 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             Stop,
             Box::new(|_| {
                 cargo(paths, &["build", "--package", "yakumo"], |_| {})?;
-                cargo(paths, &[&ALL[..], &["--no-run"]].concat(), |_| {})?;
+                cargo(paths, &[&ALL[..], &[TESTS, "--no-run"]].concat(), |_| {})?;
                 let cloud = [&ALL[..], &["--test", CLOUD, "--no-run"]].concat();
                 cargo(paths, &cloud, |_| {})
             }),
@@ -151,7 +155,10 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
         (
             "tests of every room",
             GoOn,
-            Box::new(|tally| tests(paths, &[&ALL[..], &["--no-fail-fast"]].concat(), tally)),
+            Box::new(|tally| {
+                let arguments = [&ALL[..], &[TESTS, "--no-fail-fast"]].concat();
+                tests(paths, &arguments, tally)
+            }),
         ),
         (
             "tests of the whole cloud",
@@ -165,7 +172,7 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "simulated schedules",
             GoOn,
             Box::new(|tally| {
-                let arguments = ["test", "--package", SIMULATION, "--no-fail-fast"];
+                let arguments = ["test", "--package", SIMULATION, TESTS, "--no-fail-fast"];
                 tests(paths, &arguments, tally)
             }),
         ),

@@ -41,7 +41,9 @@ impl Failures {
     /// Cargo's arguments to run the failed tests. `selection` is what the run
     /// was begun with: of other packages, cargo would build other programs.
     pub(super) fn command(&self, selection: &[&str]) -> Vec<String> {
-        let mut words: Vec<String> = selection.iter().map(|word| (*word).to_owned()).collect();
+        // Named targets come in the place of all of them.
+        let selection = selection.iter().filter(|word| **word != "--tests");
+        let mut words: Vec<String> = selection.map(|word| (*word).to_owned()).collect();
         for target in &self.targets {
             let mut target = target.split_whitespace();
             while let Some(word) = target.next() {
@@ -79,7 +81,7 @@ mod tests {
             "error: 1 target failed:",
         ]);
         assert!(failures.explain(1));
-        let command = failures.command(&["test", "--workspace", "--no-fail-fast"]);
+        let command = failures.command(&["test", "--workspace", "--tests", "--no-fail-fast"]);
         let words = "test --workspace --no-fail-fast --test main -- --exact one::breaks";
         assert_eq!(command, words.split(' ').collect::<Vec<_>>());
     }

@@ -143,6 +143,15 @@ fn everywhere(file: &str, text: &str) -> Vec<Finding> {
     if generated {
         return findings;
     }
+    if file.ends_with(".rs") {
+        for line in code_in_docs(text) {
+            find(
+                line,
+                "doc-code",
+                "code in docs is not run: show it in a test, or call it ```text".into(),
+            );
+        }
+    }
     // Put together here, so that this file doesn't break its own rules.
     let unfinished = [concat!("TO", "DO"), concat!("FIX", "ME")];
     let homes = [
@@ -178,6 +187,21 @@ fn everywhere(file: &str, text: &str) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The lines where docs begin code that would be a test of its own.
+fn code_in_docs(text: &str) -> Vec<usize> {
+    let (mut found, mut inside) = (Vec::new(), false);
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        let docs = line.strip_prefix("///").or(line.strip_prefix("//!"));
+        let fence = docs.and_then(|docs| docs.trim().strip_prefix("```"));
+        if !inside && fence.is_some_and(|kind| kind.is_empty() || kind.starts_with("rust")) {
+            found.push(index + 1);
+        }
+        inside = docs.is_some() && inside != fence.is_some();
+    }
+    found
 }
 
 fn whole_word(line: &str, word: &str) -> bool {
@@ -310,6 +334,16 @@ mod tests {
             "shared/db/src/a.rs",
             home,
         );
+    }
+
+    #[test]
+    fn docs_hold_no_code_that_nobody_runs() {
+        let docs = |kind: &str| format!("/// ```{kind}\n/// a();\n/// ```\nfn b() {{}}\n");
+        let file = "shared/rpc/src/a.rs";
+        assert_eq!(rules(file, &docs("")), ["doc-code"]);
+        assert_eq!(rules(file, &docs("rust,no_run")), ["doc-code"]);
+        assert!(rules(file, &docs("text")).is_empty());
+        assert!(rules("docs/a.md", &docs("")).is_empty());
     }
 
     #[test]
