@@ -41,6 +41,9 @@ const STALE_LIMIT: usize = 1000;
 /// Consumers that share one channel: a broker allows few thousand channels,
 /// and a process with simulated hosts serves more topics than that.
 const CONSUMERS_PER_CHANNEL: usize = 64;
+/// How many hosts' queues are set up or looked at side by side. What a host asks of
+/// the broker is many short questions, each of which waits for its answer.
+const LANES: usize = 8;
 /// The message type of what a process sends itself to hear whether it hears.
 pub(crate) const ECHO_TYPE: &str = "yakumo.echo";
 
@@ -98,6 +101,14 @@ pub(crate) struct Session {
     stale: Arc<AtomicUsize>,
     /// Whether it was given up because nothing was heard over it.
     deaf: AtomicBool,
+    lanes: [Lane; LANES],
+    /// Counts up; says which lane is next.
+    turn: AtomicUsize,
+}
+
+/// Channels that are used by one at a time.
+#[derive(Default)]
+struct Lane {
     consumers: Mutex<Vec<Pooled>>,
     /// For hosts' queues: declaring them, and looking at them.
     looker: Mutex<Option<Channel>>,
@@ -160,8 +171,8 @@ impl Session {
             heard: AtomicU64::new(micros(now)),
             stale: Arc::default(),
             deaf: AtomicBool::new(false),
-            consumers: Mutex::default(),
-            looker: Mutex::default(),
+            lanes: Default::default(),
+            turn: AtomicUsize::new(0),
         };
         Ok((session, replies))
     }
@@ -364,6 +375,11 @@ impl Session {
         }
     }
 
+    fn lane(&self) -> &Lane {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        &self.lanes[turn % LANES]
+    }
+
     /// Starts consuming from queues with room for `prefetch` messages each;
     /// `exclusive`: with nobody beside. Where somebody is, the refusal ends the
     /// consumers that share the channel, too, and they begin anew: so look before.
@@ -373,7 +389,7 @@ impl Session {
         prefetch: u16,
         exclusive: bool,
     ) -> lapin::Result<Consumers> {
-        let mut pool = self.consumers.lock().await;
+        let mut pool = self.lane().consumers.lock().await;
         let room = pool.iter().position(|it| {
             it.channel.status().connected() && it.used + queues.len() <= CONSUMERS_PER_CHANNEL
         });
@@ -422,10 +438,9 @@ impl Session {
     }
 
     /// The channel for hosts' queues, if it is open still: a refusal closes it,
-    /// and whoever is not refused puts it back. All hosts of a process share it,
-    /// since one for each question would be most of what idle hosts cost, and of
-    /// what they do after the broker's restart. Classic queues always answer, so
-    /// none waits for another.
+    /// and whoever is not refused puts it back. All hosts of a process share a few,
+    /// since one for each question would be most of what idle hosts cost. Classic
+    /// queues always answer, so none waits for another.
     async fn looking(&self, looker: &mut Option<Channel>) -> lapin::Result<Channel> {
         match looker.take().filter(|it| it.status().connected()) {
             Some(channel) => Ok(channel),
@@ -435,7 +450,7 @@ impl Session {
 
     /// Makes the queue of a host, without serving it.
     pub async fn declare_host(&self, topic: &Topic) -> lapin::Result<Declared> {
-        let mut looker = self.looker.lock().await;
+        let mut looker = self.lane().looker.lock().await;
         let channel = self.looking(&mut looker).await?;
         let declared = layout::declare_topic(&channel, topic, "").await?;
         *looker = Some(channel);
@@ -444,7 +459,7 @@ impl Session {
 
     /// Whether the queues of a host still exist.
     pub async fn still_has(&self, queues: &[ShortString]) -> bool {
-        let mut looker = self.looker.lock().await;
+        let mut looker = self.lane().looker.lock().await;
         let Ok(channel) = self.looking(&mut looker).await else {
             return false;
         };
@@ -478,9 +493,11 @@ impl Session {
         if tokio::time::timeout(CANCEL_BOUND, cancelled).await.is_err() {
             debug!("consumers were not cancelled in time");
         }
-        let mut pool = self.consumers.lock().await;
-        if let Some(it) = pool.iter_mut().find(|it| it.channel.id() == channel.id()) {
-            it.used = it.used.saturating_sub(tags.len());
+        for lane in &self.lanes {
+            let mut pool = lane.consumers.lock().await;
+            if let Some(it) = pool.iter_mut().find(|it| it.channel.id() == channel.id()) {
+                it.used = it.used.saturating_sub(tags.len());
+            }
         }
     }
 }
