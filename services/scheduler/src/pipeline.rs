@@ -109,19 +109,12 @@ fn filter(table: &HostTable, wanted: &Wanted) -> (Vec<u32>, Vec<FilterOutcome>) 
     let mut outcomes = Vec::with_capacity(FILTERS.len());
     for filter in FILTERS {
         let before = candidates.len();
-        let mut example = None;
         // One that is not asked for anything need not look at every host.
-        if filter.is_asked(wanted) {
-            candidates.retain(|index| {
-                let keep = hosts
-                    .get(*index as usize)
-                    .is_some_and(|host| filter.keeps(*index, host, wanted));
-                if !keep && example.is_none() {
-                    example = Some(*index);
-                }
-                keep
-            });
-        }
+        let example = if filter.is_asked(wanted) {
+            filter.sieve(&mut candidates, hosts, wanted)
+        } else {
+            None
+        };
         let removed = u32::try_from(before - candidates.len()).unwrap_or(u32::MAX);
         let shown = example.and_then(|index| Some((index, hosts.get(index as usize)?)));
         outcomes.push(FilterOutcome {
@@ -146,26 +139,27 @@ fn rank(
     rng: &dyn Rng,
 ) -> Vec<(u32, f64)> {
     let hosts = table.hosts();
-    let weighers: Vec<_> = WEIGHERS
-        .iter()
-        .map(|weigher| (weigher, weigher.weight(config)))
-        .filter(|(_, weight)| *weight != 0.0)
-        .collect();
+    let mut candidates: Vec<(u32, f64)> = candidates.into_iter().map(|it| (it, 0.0)).collect();
+    for weigher in WEIGHERS {
+        let weight = weigher.weight(config);
+        if weight != 0.0 {
+            weigher.weigh_all(
+                &mut candidates,
+                hosts,
+                &wanted.amounts,
+                wanted.deduct,
+                weight,
+            );
+        }
+    }
     let among = config.choose_among.max(1);
     let mut best = Best::of(limit.max(among) as usize);
     // Hosts of one score are common (empty ones); where they stand in the
     // table must not favour any, so the walk starts at a place by chance.
     let start = usize::try_from(rng.below(candidates.len() as u64)).unwrap_or(0);
     let (last, first) = candidates.split_at(start.min(candidates.len()));
-    for index in first.iter().chain(last) {
-        let Some(host) = hosts.get(*index as usize) else {
-            continue;
-        };
-        let score = weighers
-            .iter()
-            .map(|(weigher, weight)| weight * weigher.weigh(host, &wanted.amounts, wanted.deduct))
-            .sum();
-        best.offer(*index, score);
+    for (index, score) in first.iter().chain(last) {
+        best.offer(*index, *score);
     }
     let mut ranked = best.ranked;
     let drawn = rng.below(u64::from(among).min(ranked.len() as u64));
