@@ -477,11 +477,12 @@ async fn create(
         revision: 1,
     };
     store::ports::insert(txn, std::slice::from_ref(&row)).await?;
-    let fixed_ips = new.fixed_ips.as_ref().map(|ips| ips.ips.as_slice());
-    app.allocate(txn, &network, &row.id, fixed_ips).await?;
     store::ports::join_groups(txn, std::slice::from_ref(&row), &groups).await?;
     app.touch_ports(txn, std::slice::from_ref(&row), &groups)
         .await?;
+    // Last, as for servers' ports.
+    let fixed_ips = new.fixed_ips.as_ref().map(|ips| ips.ips.as_slice());
+    app.allocate(txn, &network, &row.id, fixed_ips).await?;
     Ok(row)
 }
 

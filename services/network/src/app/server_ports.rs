@@ -1,6 +1,6 @@
 //! The ports of servers, as the api service's workflows want them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use yakumo_contracts::common::Fence;
@@ -254,13 +254,12 @@ async fn allocate(
     let new = u64::try_from(new.count()).unwrap_or(u64::MAX);
     app.spend(txn, project, "port", new).await?;
     let mut places: HashMap<String, Place> = HashMap::new();
-    let (mut made, mut touched, mut shown) = (Vec::new(), Vec::new(), Vec::new());
-    for (ordinal, wanted) in request.networks.iter().enumerate() {
-        let ordinal = i64::try_from(ordinal).unwrap_or(0);
+    let (mut made, mut touched, mut shown) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (ordinal, wanted) in (0_i64..).zip(&request.networks) {
         if !wanted.port_id.is_empty() {
             let rows = take(&app, txn, &request, wanted, ordinal, zone).await?;
             let taken = server_ports(txn, rows.last().cloned().into_iter().collect()).await?;
-            shown.extend(taken.ports);
+            shown.extend(taken.ports.into_iter().map(|port| (ordinal, port)));
             touched.extend(rows);
             continue;
         }
@@ -271,10 +270,7 @@ async fn allocate(
         let Some(place) = places.get(&wanted.network_id) else {
             continue;
         };
-        let row = make(&app, txn, &request, place, ordinal, zone).await?;
-        let addresses = addresses(txn, place, &row, wanted).await?;
-        shown.push(server_port(row.clone(), Some(&place.network), &addresses)?);
-        made.push(row);
+        made.push(make(&app, txn, &request, place, ordinal, zone).await?);
     }
     let guarded: Vec<port::Model> = made
         .iter()
@@ -289,11 +285,26 @@ async fn allocate(
         store::ports::insert(txn, &made).await?;
     }
     store::ports::join_groups(txn, &guarded, groups).await?;
-    touched.extend(made);
+    touched.extend(made.iter().cloned());
     app.touch_hosts_of(txn, &touched, groups).await?;
+    // Last: the row that says where the search for an address stands is held
+    // until the commit, and every new port of the network waits for it.
+    for row in made {
+        let wanted = usize::try_from(row.ordinal).ok();
+        let wanted = wanted.and_then(|ordinal| request.networks.get(ordinal));
+        let (Some(wanted), Some(place)) = (wanted, places.get(&row.network_id)) else {
+            continue;
+        };
+        let addresses = addresses(txn, place, &row, wanted).await?;
+        let ordinal = row.ordinal;
+        let port = server_port(row, Some(&place.network), &addresses)?;
+        shown.insert(ordinal, port);
+    }
     // The fence has raised the server's revision.
     app.announce_servers(vec![server.clone()]);
-    Ok(ServerPortsReply { ports: shown })
+    Ok(ServerPortsReply {
+        ports: shown.into_values().collect(),
+    })
 }
 
 /// A network that ports are made on.
