@@ -130,10 +130,10 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "build and lints",
             Stop,
             Box::new(|_| {
-                cargo(paths, &["build", "--package", "yakumo"], |_| {})?;
-                cargo(paths, &[&ALL[..], &[TESTS, "--no-run"]].concat(), |_| {})?;
+                cargo(paths, &["build", "--package", "yakumo"])?;
+                cargo(paths, &[&ALL[..], &[TESTS, "--no-run"]].concat())?;
                 let cloud = [&ALL[..], &["--test", CLOUD, "--no-run"]].concat();
-                cargo(paths, &cloud, |_| {})
+                cargo(paths, &cloud)
             }),
         ),
         (
@@ -157,7 +157,8 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             GoOn,
             Box::new(|tally| {
                 let arguments = [&ALL[..], &[TESTS, "--no-fail-fast"]].concat();
-                tests(paths, &arguments, tally)
+                // They wait for a broker or a database half of their time.
+                tests(paths, &arguments, threads(4), tally)
             }),
         ),
         (
@@ -165,7 +166,8 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             GoOn,
             Box::new(|tally| {
                 let arguments = [&ALL[..], &["--test", CLOUD, "--no-fail-fast"]].concat();
-                tests(paths, &arguments, tally)
+                // They wait for processes to start and for bounds to pass.
+                tests(paths, &arguments, threads(3), tally)
             }),
         ),
         (
@@ -173,7 +175,7 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             GoOn,
             Box::new(|tally| {
                 let arguments = ["test", "--package", SIMULATION, TESTS, "--no-fail-fast"];
-                tests(paths, &arguments, tally)
+                tests(paths, &arguments, threads(2), tally)
             }),
         ),
     ]
@@ -187,7 +189,7 @@ pub fn lint(paths: &Paths) -> Result<()> {
 }
 
 fn format(paths: &Paths) -> Result<()> {
-    cargo(paths, &["fmt", "--all", "--check"], |_| {})
+    cargo(paths, &["fmt", "--all", "--check"])
 }
 
 fn lints(paths: &Paths) -> Result<()> {
@@ -199,12 +201,19 @@ fn lints(paths: &Paths) -> Result<()> {
         "--deny",
         "warnings",
     ];
-    cargo(paths, &arguments, |_| {})
+    cargo(paths, &arguments)
 }
 
-/// Runs tests and counts them; a few that fail get a second try.
-fn tests(paths: &Paths, arguments: &[&str], tally: &mut Tally) -> Result<()> {
-    let (count, failures, result) = counted(paths, arguments);
+/// How many tests run at the same time, given for every two cores.
+fn threads(for_two_cores: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores * for_two_cores).div_ceil(2)
+}
+
+/// Runs tests, so many at a time, and counts them; a few that fail get a second
+/// try.
+fn tests(paths: &Paths, arguments: &[&str], threads: usize, tally: &mut Tally) -> Result<()> {
+    let (count, failures, result) = counted(paths, arguments, threads);
     tally.count = count;
     let result = match result {
         Err(_) if failures.explain(count.failed) => {
@@ -228,7 +237,7 @@ fn second_try(paths: &Paths, arguments: &[&str], failures: &Failures) -> Result<
     ui::say(&format!("\nA second try by themselves: {names}"));
     let command = failures.command(arguments);
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let (count, _, result) = counted(paths, &command);
+    let (count, _, result) = counted(paths, &command, 1);
     result?;
     let failed = u64::try_from(failures.tests.len())?;
     if count.passed < failed {
@@ -238,10 +247,12 @@ fn second_try(paths: &Paths, arguments: &[&str], failures: &Failures) -> Result<
 }
 
 /// Runs cargo's tests, and reads off what they report.
-fn counted(paths: &Paths, arguments: &[&str]) -> (Count, Failures, Result<()>) {
+fn counted(paths: &Paths, arguments: &[&str], threads: usize) -> (Count, Failures, Result<()>) {
     let mut count = Count::default();
     let mut failures = Failures::default();
-    let result = cargo(paths, arguments, |line| {
+    let run = command(paths, arguments).env("RUST_TEST_THREADS", threads.to_string());
+    let result = run.lines(|line| {
+        println!("{line}");
         if let Some(more) = test_result(line) {
             count.passed += more.passed;
             count.failed += more.failed;
@@ -249,7 +260,7 @@ fn counted(paths: &Paths, arguments: &[&str]) -> (Count, Failures, Result<()>) {
         }
         failures.read(line);
     });
-    let result = result.map_err(|error| error.context(failures.targets.join("; ")));
+    let result = result.map_err(|_| complaint(arguments).context(failures.targets.join("; ")));
     (count, failures, result)
 }
 
@@ -266,9 +277,21 @@ pub fn linting() -> [(&'static str, &'static str); 2] {
     ]
 }
 
-/// Runs cargo on this terminal, each line handed to `each`, too. The
-/// environment says where the things are that tests of the whole cloud drive.
-fn cargo(paths: &Paths, arguments: &[&str], mut each: impl FnMut(&str)) -> Result<()> {
+/// Runs cargo on this terminal.
+fn cargo(paths: &Paths, arguments: &[&str]) -> Result<()> {
+    command(paths, arguments)
+        .lines(|line| println!("{line}"))
+        .map_err(|_| complaint(arguments))
+}
+
+/// What is wrong stands above, in full.
+fn complaint(arguments: &[&str]) -> anyhow::Error {
+    anyhow::anyhow!("`cargo {}` failed", arguments.join(" "))
+}
+
+/// Cargo with a bound. The environment says where the things are that tests of
+/// the whole cloud drive.
+fn command(paths: &Paths, arguments: &[&str]) -> Run {
     let bound = BOUND.as_secs().to_string();
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut all = vec!["--kill-after=30", &bound, &program];
@@ -287,12 +310,6 @@ fn cargo(paths: &Paths, arguments: &[&str], mut each: impl FnMut(&str)) -> Resul
             variable(&paths.python_clients()),
         )
         .log(&paths.log())
-        .lines(|line| {
-            println!("{line}");
-            each(line);
-        })
-        // What is wrong stands above, in full.
-        .map_err(|_| anyhow::anyhow!("`cargo {}` failed", arguments.join(" ")))
 }
 
 /// `test result: ok. 3 passed; 0 failed; 0 ignored; …`
