@@ -4,9 +4,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use yakumo_integration::programs;
 
 /// The kernel counts CPU time for programs in hundredths of a second.
 const TICK: f64 = 0.01;
+
+/// The kernel keeps so many bytes of a program's name.
+const NAME: usize = 15;
+
+/// Whose a process is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    Cloud,
+    Broker,
+    Database,
+}
 
 struct Seen {
     pid: u32,
@@ -28,6 +40,24 @@ fn look(pid: u32) -> Option<Seen> {
         name,
         ticks: field(11)? + field(12)?,
     })
+}
+
+/// The processes of the cloud, the broker and the database.
+fn known() -> Result<Vec<(Whose, Seen)>> {
+    let program = programs::yakumo()?;
+    let program = program.file_name().context("a program without a name")?;
+    let program = program.as_encoded_bytes();
+    let program = program.get(..NAME).unwrap_or(program);
+    let whose = |seen: Seen| {
+        let whose = match seen.name.as_str() {
+            name if name.as_bytes() == program => Whose::Cloud,
+            "postgres" | "mariadbd" => Whose::Database,
+            name if name.contains("beam") || name.starts_with("erl") => Whose::Broker,
+            _ => return None,
+        };
+        Some((whose, seen))
+    };
+    Ok(descendants()?.into_iter().filter_map(whose).collect())
 }
 
 fn descendants() -> Result<Vec<Seen>> {
@@ -61,22 +91,16 @@ pub struct Cpu {
 impl Cpu {
     /// Up to now.
     pub fn now() -> Result<Self> {
-        let mut by_name: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for seen in descendants()? {
-            let kind = match seen.name.as_str() {
-                "yakumo" => "cloud",
-                "postgres" | "mariadbd" => "database",
-                name if name.contains("beam") || name.starts_with("erl") => "broker",
-                _ => continue,
-            };
-            *by_name.entry(kind).or_default() += seen.ticks;
+        let mut ticks: BTreeMap<Whose, u64> = BTreeMap::new();
+        for (whose, seen) in known()? {
+            *ticks.entry(whose).or_default() += seen.ticks;
         }
         #[allow(clippy::cast_precision_loss)]
-        let seconds = |kind| by_name.get(kind).copied().unwrap_or_default() as f64 * TICK;
+        let seconds = |whose| ticks.get(&whose).copied().unwrap_or_default() as f64 * TICK;
         Ok(Self {
-            cloud: seconds("cloud"),
-            broker: seconds("broker"),
-            database: seconds("database"),
+            cloud: seconds(Whose::Cloud),
+            broker: seconds(Whose::Broker),
+            database: seconds(Whose::Database),
         })
     }
 
@@ -103,12 +127,11 @@ pub struct Used {
 /// What everything uses, by the services' names, `broker` and `database`.
 pub fn by_service() -> Result<BTreeMap<String, Used>> {
     let mut all: BTreeMap<String, Used> = BTreeMap::new();
-    for seen in descendants()? {
-        let name = match seen.name.as_str() {
-            "yakumo" => last_argument(seen.pid).unwrap_or_default(),
-            "postgres" | "mariadbd" => "database".into(),
-            name if name.contains("beam") || name.starts_with("erl") => "broker".into(),
-            _ => continue,
+    for (whose, seen) in known()? {
+        let name = match whose {
+            Whose::Cloud => last_argument(seen.pid).unwrap_or_default(),
+            Whose::Database => "database".into(),
+            Whose::Broker => "broker".into(),
         };
         let used = all.entry(name).or_default();
         #[allow(clippy::cast_precision_loss)]
