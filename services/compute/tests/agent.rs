@@ -63,6 +63,42 @@ async fn a_server_lives_from_its_claim_to_its_tombstone() {
 }
 
 #[tokio::test]
+async fn what_comes_three_times_is_done_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, hypervisor) = world(&folder).await;
+    let server = new_server();
+    let given_up = new_server();
+    // Some of them side by side, as the bus may deliver them.
+    let claims =
+        [server, given_up, server, server, given_up, given_up].map(|it| world.claim(it, 1));
+    futures::future::try_join_all(claims).await.unwrap();
+    assert_eq!(world.list().await.claims.len(), 2);
+    for _ in 0..3 {
+        world.release(given_up, 2).await.unwrap();
+    }
+    assert_eq!(world.list().await.claims, [server.to_string()]);
+    let wishes = [(); 3].map(|()| world.set(desired(server, 3, Power::Running)));
+    futures::future::try_join_all(wishes).await.unwrap();
+    world.reached(server, 3, "running").await;
+    world.set(desired(server, 3, Power::Running)).await.unwrap();
+    assert_eq!(hypervisor.starts(server), 1);
+    assert_eq!(hypervisor.disks_made(server), 1);
+    for _ in 0..3 {
+        world.set(desired(server, 4, Power::Absent)).await.unwrap();
+    }
+    world.reached(server, 4, "nostate").await;
+    for _ in 0..3 {
+        world.confirm(server, 4).await.unwrap();
+    }
+    let left = world.list().await;
+    assert!(
+        left.servers.is_empty() && left.claims.is_empty(),
+        "{left:?}"
+    );
+    assert!(hypervisor.is_empty());
+}
+
+#[tokio::test]
 async fn nothing_runs_without_a_claim_that_covers_it() {
     let folder = tempfile::tempdir().unwrap();
     let (world, hypervisor) = world(&folder).await;

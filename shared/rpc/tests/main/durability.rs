@@ -198,6 +198,37 @@ async fn a_bus_waits_for_a_broker_that_comes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_that_the_broker_does_not_let_in_waits_until_it_does() {
+    let (broker, _, _) = broker().await;
+    let _calm = BROKER_PEACE.read().await;
+    let add = ["add_user", "late"];
+    broker.ctl(&add, Some("another\n")).await.unwrap();
+    let bus = connect(&broker.url_for("late", "right")).await;
+    let name = fresh_topic();
+    let serving = {
+        let bus = bus.clone();
+        tokio::spawn(async move {
+            bus.serve(Topic::Control(name), vec![Test::echo()], options())
+                .await
+        })
+    };
+    let refused = call(&bus, name).await;
+    assert!(
+        matches!(refused, Err(RpcError::BrokerUnavailable)),
+        "{refused:?}"
+    );
+    assert_eq!(bus.health(), BusHealth::Disconnected);
+    let change = ["change_password", "late"];
+    broker.ctl(&change, Some("right\n")).await.unwrap();
+    let allow = ["set_permissions", "late", ".*", ".*", ".*"];
+    broker.ctl(&allow, None).await.unwrap();
+    serving.await.unwrap().unwrap();
+    assert_eq!(bus.health(), BusHealth::Connected);
+    assert_eq!(call(&bus, name).await.unwrap(), [1]);
+    broker.ctl(&["delete_user", "late"], None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blocked_broker_is_told_at_once_and_forgotten_when_it_recovers() {
     let (broker, _, _) = broker().await;
     let _alone = BROKER_PEACE.write().await;
