@@ -78,12 +78,15 @@ pub struct Outcome {
 
 /// Runs the plan; `say` hears what is being done.
 pub async fn run(plan: &Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
+    // Nobody logs in a second time.
+    let lifetime = plan.lasts.as_secs() + 3600;
     let options = Options {
         build_ms: 300,
         replicas: 2,
         hosts: 3,
         wired: true,
         durability: Durability::Durable,
+        settings: vec![format!("identity.token_lifetime_seconds={lifetime}")],
         ..Options::default()
     };
     if plan.hypervisor == Hypervisor::Simulated {
