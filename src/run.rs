@@ -101,9 +101,15 @@ async fn start_one(
     let bus = shared.bus.clone();
     match service {
         Service::Identity => {
-            let db = Db::connect(&config.identity.database)
-                .await
-                .context("opening its database")?;
+            let database = &config.identity.database;
+            let db = yakumo_service::wait_for(
+                &process,
+                "database identity",
+                |error| database.comes_back(error),
+                || Db::connect(database),
+            )
+            .await
+            .context("opening its database")?;
             yakumo_identity::start(process, bus, db, config.identity.clone()).await?;
         }
         Service::Image => {
@@ -152,10 +158,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn one<M: MigratorTrait>(service: &str, config: &DbConfig) -> anyhow::Result<()> {
-    let db = Db::connect(config)
-        .await
-        .with_context(|| format!("opening the database of {service}"))?;
-    db.migrate::<M>()
+    let db = Db::open::<M>(config)
         .await
         .with_context(|| format!("migrating the database of {service}"))?;
     db.close().await;

@@ -1,5 +1,5 @@
 //! Bad days of a distributed cloud: a service that is away, and a database
-//! that takes no changes. What can't be kept is refused with 503 and
+//! that takes no changes or is not there at the start. What can't be kept is refused with 503 and
 //! the advice to come back; what was accepted is kept; and all of it passes by
 //! itself.
 
@@ -39,6 +39,7 @@ async fn what_cannot_be_kept_is_not_accepted() -> Result<()> {
     only_so_many_wait_for_a_service_that_is_away(&mut cloud, &world).await?;
     a_service_that_is_away_delays_what_was_accepted(&mut cloud, &world).await?;
     a_database_that_takes_no_changes_is_said_so(&cloud, &world).await?;
+    services_that_start_without_their_databases_wait(&mut cloud, &world).await?;
     cloud.done().await
 }
 
@@ -193,5 +194,38 @@ async fn a_database_that_takes_no_changes_is_said_so(
     })
     .await?;
     let server = world.running(&world.alice, "afterwards").await?;
+    world.remove(&world.alice, &server).await
+}
+
+async fn services_that_start_without_their_databases_wait(
+    cloud: &mut TestCloud,
+    world: &World,
+) -> Result<()> {
+    const SERVICES: [&str; 5] = ["identity", "image", "api", "network", "volume"];
+    cloud.database()?.stop().await?;
+    for service in SERVICES {
+        cloud.kill(service)?;
+        cloud.launch(service)?;
+    }
+    for service in SERVICES {
+        wait::until("a word about the database", BOUND, || async {
+            // Its health is asked for before it listens.
+            let Ok(health) = cloud.health(service).await else {
+                return Ok(Look::NotYet("no health".into()));
+            };
+            let database = &health["components"][format!("database {service}")];
+            Ok(wait::same(database["status"].clone(), &Value::from("down")))
+        })
+        .await?;
+    }
+    cloud.database()?.resume().await?;
+    for service in SERVICES {
+        cloud.healthy(service).await?;
+    }
+    let ended = cloud.ended()?;
+    ensure!(ended.is_empty(), "{ended:?}");
+    // Whoever verifies tokens has heard of identity again.
+    cloud.answering().await?;
+    let server = world.running(&world.alice, "at last").await?;
     world.remove(&world.alice, &server).await
 }

@@ -57,8 +57,14 @@ pub fn start(
     verifier: TokenVerifier,
 ) -> BoxFuture<'static, anyhow::Result<Started>> {
     Box::pin(async move {
-        let db = Db::connect(&config.database).await?;
-        db.migrate::<Migrator>().await?;
+        let database = &config.database;
+        let db = yakumo_service::wait_for(
+            &process,
+            "database api",
+            |error| database.comes_back(error),
+            || Db::open::<Migrator>(database),
+        )
+        .await?;
         yakumo_service::probe(&process, "database api", db.pinger());
         let app = work(&process, bus, config, db).await?;
         http::start(&process, &app, verifier).await

@@ -9,10 +9,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use yakumo_auth::{TokenVerifier, VerifierConfig};
 use yakumo_contracts::identity::IdentityHandler;
-use yakumo_db::Db;
+use yakumo_db::{Db, DbError};
 use yakumo_http::{SurfaceOptions, serve};
 use yakumo_rpc::{Bus, ServeOptions, Topic};
 use yakumo_service::{Process, drive_reconciler};
+use yakumo_types::{Fault, FaultCode};
 
 use crate::app::{App, KeyRing, Passwords, Shown, StoreSource, bootstrap};
 use crate::config::Config;
@@ -29,6 +30,11 @@ pub struct Started {
     pub verifier: TokenVerifier,
 }
 
+fn is_away(error: &anyhow::Error) -> bool {
+    let fault = error.downcast_ref::<Fault>();
+    fault.is_some_and(|fault| fault.code == FaultCode::Unavailable)
+}
+
 /// Brings the schema up to date, makes what every cloud begins with, and
 /// serves; returns once the API listens.
 pub fn start(
@@ -40,22 +46,34 @@ pub fn start(
     async move {
         let env = process.env.clone();
         let config = Arc::new(config);
-        db.migrate::<Migrator>()
-            .await
-            .context("cannot bring identity's schema up to date")?;
-        yakumo_service::probe(&process, "database identity", db.pinger());
+        yakumo_service::wait_for(
+            &process,
+            "database identity",
+            |error| config.database.comes_back(error),
+            || db.migrate::<Migrator>(),
+        )
+        .await
+        .context("cannot bring identity's schema up to date")?;
         let passwords = Passwords::new(&config.password, env.clone())?;
-        bootstrap(&db, &env, &passwords, &config.bootstrap).await?;
         let keys = KeyRing::default();
-        keys.rotate(&db, &env, &config).await?;
-
         let source = StoreSource::new(db.clone(), env.clone());
         let verifier = TokenVerifier::start_with(
             &process,
             Arc::new(source.clone()),
             VerifierConfig::default(),
         );
-        verifier.refresh().await?;
+        let begin = || async {
+            bootstrap(&db, &env, &passwords, &config.bootstrap).await?;
+            keys.rotate(&db, &env, &config).await?;
+            verifier.refresh().await?;
+            anyhow::Ok(())
+        };
+        let passes = |error: &anyhow::Error| match error.downcast_ref::<DbError>() {
+            Some(error) => config.database.comes_back(error),
+            None => is_away(error),
+        };
+        yakumo_service::wait_for(&process, "database identity", passes, begin).await?;
+        yakumo_service::probe(&process, "database identity", db.pinger());
         let app = Arc::new(App {
             env: env.clone(),
             db: db.clone(),

@@ -65,13 +65,15 @@ pub fn start(
 ) -> BoxFuture<'static, anyhow::Result<Started>> {
     async move {
         let config = Arc::new(config);
-        let db = Db::connect(&config.database)
-            .await
-            .context("cannot connect to the image database")?;
-        db.migrate::<Migrator>()
-            .await
-            .context("cannot bring the image database up to date")?;
-        yakumo_service::probe(&process, "database image", db.pinger());
+        let database = &config.database;
+        let db = yakumo_service::wait_for(
+            &process,
+            "database image",
+            |error| database.comes_back(error),
+            || Db::open::<Migrator>(database),
+        )
+        .await
+        .context("cannot open the image database")?;
         let folder = config.data_dir.join("blobs");
         let files = app::blocking(move || drivers::file::FileStore::open(&folder))
             .await?
@@ -80,7 +82,14 @@ pub fn start(
 
         let mut fresh = [0; 32];
         process.env.rng.fill(&mut fresh);
-        let secret = store::tickets::secret(&db, &fresh, process.env.now()).await?;
+        let secret = yakumo_service::wait_for(
+            &process,
+            "database image",
+            |error| database.comes_back(error),
+            || store::tickets::secret(&db, &fresh, process.env.now()),
+        )
+        .await?;
+        yakumo_service::probe(&process, "database image", db.pinger());
         let tickets = app::TicketKey::new(&secret, process.env.clone());
 
         let sweep = drive_reconciler(

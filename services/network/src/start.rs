@@ -37,8 +37,14 @@ pub fn start_manager(
 ) -> BoxFuture<'static, anyhow::Result<()>> {
     Box::pin(async move {
         config.manager.check()?;
-        let db = Db::connect(&config.manager.database).await?;
-        db.migrate::<Migrator>().await?;
+        let database = &config.manager.database;
+        let db = yakumo_service::wait_for(
+            &process,
+            "database network",
+            |error| database.comes_back(error),
+            || Db::open::<Migrator>(database),
+        )
+        .await?;
         yakumo_service::probe(&process, "database network", db.pinger());
         let (notifier, announcements) = Notifier::new();
         let app = App {

@@ -57,12 +57,15 @@ pub fn start(
 ) -> BoxFuture<'static, anyhow::Result<Started>> {
     async move {
         let config = Arc::new(config);
-        let db = Db::connect(&config.database)
-            .await
-            .context("cannot connect to the object store's database")?;
-        db.migrate::<Migrator>()
-            .await
-            .context("cannot bring the object store's database up to date")?;
+        let database = &config.database;
+        let db = yakumo_service::wait_for(
+            &process,
+            "database object-store",
+            |error| database.comes_back(error),
+            || Db::open::<Migrator>(database),
+        )
+        .await
+        .context("cannot open the object store's database")?;
         yakumo_service::probe(&process, "database object-store", db.pinger());
         let (folder, clock) = (config.data_dir.clone(), Arc::clone(&process.env.clock));
         let backend = app::blocking(move || drivers::file::FileBackend::open(&folder, clock))

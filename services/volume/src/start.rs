@@ -35,12 +35,15 @@ pub fn start_manager(
     config: Config,
 ) -> BoxFuture<'static, anyhow::Result<()>> {
     async move {
-        let db = Db::connect(&config.database)
-            .await
-            .context("opening the volume database")?;
-        db.migrate::<Migrator>()
-            .await
-            .context("migrating the volume database")?;
+        let database = &config.database;
+        let db = yakumo_service::wait_for(
+            &process,
+            "database volume",
+            |error| database.comes_back(error),
+            || Db::open::<Migrator>(database),
+        )
+        .await
+        .context("opening the volume database")?;
         yakumo_service::probe(&process, "database volume", db.pinger());
         let engine = Engine::new(db.clone(), process.env.clone());
         let app = Arc::new(App {

@@ -59,6 +59,18 @@ impl DbConfig {
     }
 }
 
+impl DbConfig {
+    /// Whether waiting may mend what is wrong at the start: a server comes back,
+    /// and a file that cannot be used needs somebody.
+    pub fn comes_back(&self, error: &DbError) -> bool {
+        matches!(self.url.backend(), Ok(Backend::Postgres | Backend::Mysql))
+            && matches!(
+                error,
+                DbError::Unavailable | DbError::Contended | DbError::ReadOnly
+            )
+    }
+}
+
 /// A database's URL. It may hold a password, so nothing prints that part.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct DatabaseUrl(String);

@@ -78,6 +78,16 @@ impl Db {
         Ok(db)
     }
 
+    /// Connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// Those of [`Db::connect`] and [`Db::migrate`].
+    pub async fn open<M: MigratorTrait>(config: &DbConfig) -> Result<Self, DbError> {
+        let db = Self::connect(config).await?;
+        db.migrate::<M>().await?;
+        Ok(db)
+    }
+
     /// A handle whose reads and writes are a simulation's.
     #[cfg(feature = "simulation")]
     pub(crate) async fn over(readers: DatabaseConnection, source: Source) -> Result<Self, DbError> {

@@ -28,7 +28,7 @@ pub use gather::Gather;
 pub use health::{ComponentHealth, HealthHandle, HealthRegistry, HealthReport};
 pub use http::{OpsConfig, start_ops};
 pub use metrics::{MetricsHandle, install_metrics};
-pub use probe::probe;
+pub use probe::{probe, wait_for};
 pub use process::{Process, wait_for_signal};
 pub use recognition::Recognition;
 pub use reconciler::{Nudge, Reconciler, drive_reconciler};

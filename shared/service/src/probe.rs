@@ -1,5 +1,6 @@
 //! Asking again and again whether something outside the process answers.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
@@ -14,6 +15,38 @@ const EVERY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const BOUND: Duration = Duration::from_secs(5);
+
+/// Runs `open` until it succeeds, and says in the health of `component` what is
+/// wrong meanwhile: a service waits for what it cannot do without, and comes up
+/// by itself.
+///
+/// # Errors
+/// What `open` says that does not pass.
+pub async fn wait_for<T, E, F>(
+    process: &Process,
+    component: &str,
+    passes: impl Fn(&E) -> bool,
+    mut open: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    let health = process.health.component(component);
+    loop {
+        let error = match open().await {
+            Ok(opened) => {
+                health.up();
+                return Ok(opened);
+            }
+            Err(error) if passes(&error) => error,
+            Err(error) => return Err(error),
+        };
+        warn!(component, %error, "waiting for it");
+        health.down(error.to_string());
+        process.env.clock.sleep(AGAIN).await;
+    }
+}
 
 /// Keeps the health of `component` by asking `probe` until the process ends.
 ///
@@ -144,5 +177,46 @@ mod tests {
             turn.send(()).unwrap();
         }
         assert!(process.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_is_down_until_it_is_there_and_what_never_comes_is_said() {
+        let (turn, turns) = unbounded_channel();
+        let env = Env {
+            clock: Arc::new(ByHand(Arc::new(Mutex::new(turns)))),
+            ..system_env()
+        };
+        let process = Process::new("test", env);
+        let health = || process.health.report().components["database test"].clone();
+        let mut tries = 0;
+        let opened = wait_for(
+            &process,
+            "database test",
+            |error| *error == "away",
+            || {
+                tries += 1;
+                let there = tries == 3;
+                async move { if there { Ok(7) } else { Err("away") } }
+            },
+        );
+        let watched = async {
+            for _ in 0..2 {
+                while health() != ComponentHealth::Down("away".into()) {
+                    tokio::task::yield_now().await;
+                }
+                turn.send(()).unwrap();
+            }
+        };
+        let both = async { tokio::join!(opened, watched).0 };
+        let opened = tokio::time::timeout(Duration::from_secs(10), both).await;
+        assert_eq!(opened.unwrap(), Ok(7));
+        assert_eq!(health(), ComponentHealth::Up);
+        let refused = wait_for(
+            &process,
+            "database test",
+            |error| *error == "away",
+            || async { Err::<(), _>("no such user") },
+        );
+        assert_eq!(refused.await, Err("no such user"));
     }
 }
