@@ -166,8 +166,8 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             GoOn,
             Box::new(|tally| {
                 let arguments = [&ALL[..], &["--test", CLOUD, "--no-fail-fast"]].concat();
-                // They wait for processes to start and for bounds to pass.
-                tests(paths, &arguments, threads(3), tally)
+                // They share out the machine among themselves.
+                tests(paths, &arguments, threads(2), tally)
             }),
         ),
         (
