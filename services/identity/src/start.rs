@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use yakumo_auth::{TokenVerifier, VerifierConfig};
 use yakumo_contracts::identity::IdentityHandler;
-use yakumo_db::{Db, DbError};
+use yakumo_db::{Db, DbConfig, DbError};
 use yakumo_http::{SurfaceOptions, serve};
 use yakumo_rpc::{Bus, ServeOptions, Topic};
 use yakumo_service::{Process, drive_reconciler};
@@ -30,9 +30,15 @@ pub struct Started {
     pub verifier: TokenVerifier,
 }
 
-fn is_away(error: &anyhow::Error) -> bool {
+/// Whether waiting may mend it. What reads keys and revocations says by a fault
+/// that the database is away, and a file's fault does not pass either.
+fn passes(database: &DbConfig, error: &anyhow::Error) -> bool {
     let fault = error.downcast_ref::<Fault>();
-    fault.is_some_and(|fault| fault.code == FaultCode::Unavailable)
+    let away = fault.is_some_and(|fault| fault.code == FaultCode::Unavailable);
+    let error = error
+        .downcast_ref()
+        .or(away.then_some(&DbError::Unavailable));
+    error.is_some_and(|error| database.comes_back(error))
 }
 
 /// Brings the schema up to date, makes what every cloud begins with, and
@@ -68,11 +74,13 @@ pub fn start(
             verifier.refresh().await?;
             anyhow::Ok(())
         };
-        let passes = |error: &anyhow::Error| match error.downcast_ref::<DbError>() {
-            Some(error) => config.database.comes_back(error),
-            None => is_away(error),
-        };
-        yakumo_service::wait_for(&process, "database identity", passes, begin).await?;
+        yakumo_service::wait_for(
+            &process,
+            "database identity",
+            |error| passes(&config.database, error),
+            begin,
+        )
+        .await?;
         yakumo_service::probe(&process, "database identity", db.pinger());
         let app = Arc::new(App {
             env: env.clone(),

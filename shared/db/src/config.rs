@@ -57,9 +57,7 @@ impl DbConfig {
     pub fn sqlite(path: &Path) -> Self {
         Self::with_url(format!("sqlite://{}", path.display()))
     }
-}
 
-impl DbConfig {
     /// Whether waiting may mend what is wrong at the start: a server comes back,
     /// and a file that cannot be used needs somebody.
     pub fn comes_back(&self, error: &DbError) -> bool {
