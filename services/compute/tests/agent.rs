@@ -481,6 +481,36 @@ async fn reports_reach_a_control_plane_that_was_away_and_stay_in_order() {
 }
 
 #[tokio::test]
+async fn what_the_host_promised_is_said_before_a_late_answer_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, _) = world(&folder).await;
+    let late = world.api.answers.lock().await;
+    let before = world.api.reports();
+    let servers = [new_server(), new_server(), new_server()];
+    for server in servers {
+        world.claim(server, 1).await.unwrap();
+        world.set(desired(server, 2, Power::Running)).await.unwrap();
+        until(Duration::from_secs(10), || {
+            (world.api.reports() > before).then_some(())
+        })
+        .await
+        .expect("a report of the first one");
+    }
+    until(Duration::from_secs(10), || {
+        (world.api.beat().claimed_vcpus == 3).then_some(())
+    })
+    .await
+    .expect("a heartbeat tells of all of them");
+    assert!(servers.iter().all(|it| world.api.state(*it).is_none()));
+    drop(late);
+    for server in servers {
+        world.reached(server, 2, "running").await;
+    }
+    let order = world.api.order();
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+#[tokio::test]
 async fn that_the_other_agents_live_is_said_along_where_it_is_passed_on() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, _) = world(&folder).await;

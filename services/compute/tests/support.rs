@@ -40,7 +40,10 @@ struct Heard {
     incarnation: u64,
     sequences: Vec<(u64, u64)>,
     states: HashMap<String, ServerState>,
+    reports: u64,
     beats: u64,
+    /// What the last heartbeat said.
+    beat: HostReport,
     passes_on: bool,
     network_lives: u64,
     fail: u32,
@@ -54,6 +57,8 @@ struct Heard {
 #[derive(Default)]
 pub struct FakeApi {
     heard: Mutex<Heard>,
+    /// Whoever has it answers no reports.
+    pub answers: tokio::sync::Mutex<()>,
 }
 
 impl FakeApi {
@@ -103,6 +108,16 @@ impl FakeApi {
         self.heard.lock().unwrap().beats
     }
 
+    /// How many reports came, answered or not.
+    pub fn reports(&self) -> u64 {
+        self.heard.lock().unwrap().reports
+    }
+
+    /// What the last heartbeat said.
+    pub fn beat(&self) -> HostReport {
+        self.heard.lock().unwrap().beat.clone()
+    }
+
     /// The last state that was reported of a server.
     pub fn state(&self, server: ServerId) -> Option<ServerState> {
         self.heard
@@ -149,6 +164,8 @@ impl HostReportsServer for FakeApi {
 
     async fn report(&self, call: &Incoming, request: HostReport) -> Result<HostReportReply, Fault> {
         call.sender.require_host(&request.host)?;
+        self.heard.lock().unwrap().reports += 1;
+        let _answers = self.answers.lock().await;
         let mut heard = self.heard.lock().unwrap();
         if heard.fail > 0 {
             heard.fail -= 1;
@@ -173,7 +190,8 @@ impl HostReportsServer for FakeApi {
     async fn beat(&self, _: &Incoming, request: Heartbeat) -> Result<(), Fault> {
         let mut heard = self.heard.lock().unwrap();
         heard.beats += 1;
-        heard.network_lives += u64::from(request.report.unwrap().network_lives);
+        heard.beat = request.report.unwrap();
+        heard.network_lives += u64::from(heard.beat.network_lives);
         Ok(())
     }
 

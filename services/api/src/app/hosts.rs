@@ -265,6 +265,7 @@ impl App {
             return Ok(false);
         };
         self.passing_on.add(report);
+        self.note_age(report);
         let claimed = claimed(report);
         {
             let mut heard = lock(&self.hosts.heard);
@@ -301,6 +302,23 @@ impl App {
             ..HostChanged::default()
         });
         Ok(true)
+    }
+
+    /// How late word of hosts comes, for operators; hosts of an older release
+    /// don't say when it came up.
+    fn note_age(&self, report: &HostReport) {
+        if report.changed_at <= 0 {
+            return;
+        }
+        let kind = if report.servers.is_empty() {
+            "beat"
+        } else {
+            "report"
+        };
+        let came_up = Timestamp::from_micros(report.changed_at);
+        let age = self.env.now().since(came_up);
+        metrics::histogram!("yakumo_api_report_age_seconds", "kind" => kind)
+            .record(age.as_secs_f64());
     }
 
     /// The row of a host whose present start is the one that reports. Rows are

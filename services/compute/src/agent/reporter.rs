@@ -3,18 +3,21 @@
 //! Reports are ordered by (incarnation, sequence) and sent one at a time, so
 //! none overtakes another. What changed is sent until it is acknowledged;
 //! meanwhile newer states of the same server take the older one's place.
-//! Silence is broken by a heartbeat, which may get lost. When the control
+//! Silence is broken by a heartbeat, which may get lost; one that is sent while
+//! an answer is late tells what the host has promised by then. When the control
 //! plane does not know this incarnation any more, the agent registers again
 //! and reports everything.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use yakumo_contracts::api::{
-    Heartbeat, HostReport, HostReportsClient, RegisterHostRequest, ServerState, StorageFacts,
+    Heartbeat, HostReport, HostReportReply, HostReportsClient, RegisterHostRequest, ServerState,
+    StorageFacts,
 };
 use yakumo_contracts::compute_host::ServerReport;
 use yakumo_rpc::Target;
@@ -51,7 +54,7 @@ struct News {
     published: HashMap<ServerId, ServerReport>,
     dirty: BTreeSet<ServerId>,
     urgent: bool,
-    /// When the oldest of what is dirty came up.
+    /// When the oldest of what no message told came up.
     since: Option<Timestamp>,
 }
 
@@ -154,6 +157,18 @@ impl Reporter {
         }
         news.urgent = true;
         news.since = since.or(news.since);
+    }
+
+    /// Ends when there is something that no message told.
+    async fn untold(&self) {
+        while self.news().since.is_none() {
+            self.woken.notified().await;
+        }
+    }
+
+    /// A heartbeat tells the sums that go with the news.
+    fn told(&self) -> Option<Timestamp> {
+        self.news().since.take()
     }
 
     fn running(&self) -> u32 {
@@ -328,7 +343,7 @@ impl Session {
             }
             let servers = batch.iter().map(|(_, report)| state(report)).collect();
             let report = self.next(host, servers, since);
-            match client.report(&host.context(), report).await {
+            match self.report(host, client, report).await {
                 Ok(reply) => {
                     host.bus.mark_heard();
                     failures = 0;
@@ -358,8 +373,31 @@ impl Session {
         }
     }
 
+    /// Sends a report and waits for its answer, which comes once a database has
+    /// it. Schedulers hear earlier what comes up meanwhile.
+    async fn report(
+        &mut self,
+        host: &Host,
+        client: &HostReportsClient,
+        report: HostReport,
+    ) -> Result<HostReportReply, Fault> {
+        let context = host.context();
+        let mut answer = pin!(client.report(&context, report));
+        loop {
+            let news = async {
+                host.reporter.untold().await;
+                host.env.clock.sleep(PATIENCE).await;
+            };
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = news => {}
+            }
+            self.beat(host, client).await;
+        }
+    }
+
     async fn beat(&mut self, host: &Host, client: &HostReportsClient) {
-        let report = self.next(host, Vec::new(), None);
+        let report = self.next(host, Vec::new(), host.reporter.told());
         let beat = Heartbeat {
             report: Some(report),
         };
