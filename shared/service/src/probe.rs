@@ -33,6 +33,7 @@ where
     E: Display,
 {
     let health = process.health.component(component);
+    let mut said = String::new();
     loop {
         let error = match open().await {
             Ok(opened) => {
@@ -42,8 +43,13 @@ where
             Err(error) if passes(&error) => error,
             Err(error) => return Err(error),
         };
-        warn!(component, %error, "waiting for it");
-        health.down(error.to_string());
+        let problem = error.to_string();
+        health.down(problem.clone());
+        // It may be away for hours: what is known stays said once.
+        if problem != said {
+            warn!(component, problem, "waiting for it");
+            said = problem;
+        }
         process.env.clock.sleep(AGAIN).await;
     }
 }

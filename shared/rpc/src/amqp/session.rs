@@ -497,6 +497,7 @@ impl Session {
             let mut pool = lane.consumers.lock().await;
             if let Some(it) = pool.iter_mut().find(|it| it.channel.id() == channel.id()) {
                 it.used = it.used.saturating_sub(tags.len());
+                return;
             }
         }
     }
