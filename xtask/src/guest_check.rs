@@ -1,5 +1,5 @@
-//! Boots the guest image under QEMU's software emulation, once as a `pc` with a
-//! metadata service and once as a `q35` with a config drive, and looks at
+//! Boots the guest image under QEMU's software emulation, as a `pc` with a
+//! metadata service and beside it as a `q35` with a config drive, and looks at
 //! everything that Yakumo relies on in it: ssh by the key, the name, user data,
 //! a hot-plugged disk, files that survive a hard reset, the power button.
 //!
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -43,13 +44,26 @@ pub fn check(paths: &Paths, image: &Path) -> Result<()> {
             .chain([key.as_os_str()]),
     )
     .done()?;
-    for (machine, source) in [("pc", Source::Service), ("q35", Source::ConfigDrive)] {
-        let folder = work.join(machine);
-        fs::create_dir_all(&folder)?;
-        ui::step(&format!("booting the guest image as a {machine}"), |step| {
-            check_machine(machine, source, image, &folder, &key, step)
-        })?;
-    }
+    // Emulated, each has one core's worth of work.
+    ui::step("booting the guest image as a pc and as a q35", |step| {
+        thread::scope(|scope| {
+            let check = |machine, source| {
+                let folder = work.join(machine);
+                let key = &key;
+                move || {
+                    fs::create_dir_all(&folder)?;
+                    check_machine(machine, source, image, &folder, key, step)
+                        .with_context(|| format!("as a {machine}"))
+                }
+            };
+            let pc = scope.spawn(check("pc", Source::Service));
+            let q35 = check("q35", Source::ConfigDrive)();
+            let Ok(pc) = pc.join() else {
+                bail!("the check as a pc panicked");
+            };
+            pc.and(q35)
+        })
+    })?;
     fs::remove_dir_all(&work)?;
     Ok(())
 }
@@ -124,7 +138,7 @@ fn check_machine(
     let started = Instant::now();
     guest.wait_for_ssh(step)?;
     let ready = started.elapsed();
-    step.detail(&format!("ssh after {}", ui::seconds(ready)));
+    step.detail(&format!("{machine}: ssh after {}", ui::seconds(ready)));
     ensure!(
         guest.ssh("hostname")? == "first",
         "the guest did not take its name"
@@ -167,10 +181,9 @@ fn check_machine(
     guest.console_has("going down")?;
     guest.wait_for_ssh(step)?;
 
-    step.detail("power button");
+    step.detail(&format!("{machine}: power button"));
     guest.qmp("system_powerdown", json!({}))?;
     guest.ends()?;
-    step.detail(&format!("ssh was ready after {}", ui::seconds(ready)));
     ui::say(&format!(
         "    ssh was ready after {} as a {machine}",
         ui::seconds(ready)
@@ -441,7 +454,7 @@ impl MetadataService {
         let port = listener.local_addr()?.port();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stopped.load(Ordering::Relaxed) {
                     break;
