@@ -166,8 +166,9 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             GoOn,
             Box::new(|tally| {
                 let arguments = [&ALL[..], &["--test", CLOUD, "--no-fail-fast"]].concat();
-                // They share out the machine among themselves.
-                tests(paths, &arguments, threads(2), tally)
+                // They share out the machine among themselves: most of these
+                // threads wait for their turn.
+                tests(paths, &arguments, threads(6), tally)
             }),
         ),
         (

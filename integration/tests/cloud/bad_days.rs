@@ -14,7 +14,7 @@ use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
 
-use crate::alone;
+use crate::beside_another;
 
 /// Calls that may wait for the network service here.
 const WAITING: usize = 10;
@@ -33,7 +33,7 @@ fn is_told_to_come_back(answer: &Answer) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_is_not_accepted() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let mut cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
     let world = World::make(&cloud).await?;
     only_so_many_wait_for_a_service_that_is_away(&mut cloud, &world).await?;

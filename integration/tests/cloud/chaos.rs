@@ -13,7 +13,7 @@ use yakumo_integration::config::HOST;
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
 
-use crate::alone;
+use crate::beside_another;
 
 const NOBODY: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -28,7 +28,7 @@ async fn audit(cloud: &TestCloud, world: &World, journal: &Journal) -> Result<Ve
 /// Each of these is put there on purpose; nothing is reported before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_is_reported() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
     let world = World::make(&cloud).await?;
     let server = world.running(&world.alice, "known").await?;
@@ -103,7 +103,7 @@ async fn what_must_not_be_is_reported() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_minute_of_it_breaks_nothing_for_good() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let plan = Plan {
         hypervisor: Hypervisor::Simulated,
         lasts: Duration::from_secs(30),

@@ -11,7 +11,7 @@ use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::World;
 
-use crate::alone;
+use crate::beside_another;
 
 const SERVERS: usize = 20;
 
@@ -40,7 +40,7 @@ async fn of_everything_at_once() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_the_api_and_of_the_broker() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let mut cloud = TestCloud::distributed(Backend::Postgres, slow_boots()).await?;
     let world = World::make(&cloud).await?;
 

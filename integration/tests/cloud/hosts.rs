@@ -12,7 +12,7 @@ use yakumo_integration::programs::{self, Output};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::World;
 
-use crate::alone;
+use crate::beside_another;
 
 const NAME: &str = "node-a.example";
 const BOUND: Duration = Duration::from_secs(60);
@@ -70,7 +70,7 @@ async fn up(admin: &Client) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_joins_by_a_token_carries_a_server_leaves_and_comes_back_reinstalled() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = beside_another().await;
     let mut cloud = TestCloud::without_hosts(Options::default()).await?;
     let world = World::make(&cloud).await?;
 

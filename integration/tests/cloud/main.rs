@@ -22,25 +22,25 @@ mod trace;
 mod two_of_one_name;
 mod volume;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
-/// How many clouds of eight processes there are at a time: more of them on a
-/// small machine would only wait for each other.
-const CLOUDS: u32 = 2;
+/// How many clouds of eight processes, or with real guests, there are at a time:
+/// more of them on a small machine would only wait for each other.
+const CLOUDS: usize = 2;
 
-static PLACES: Semaphore = Semaphore::const_new(CLOUDS as usize);
+static PLACES: Semaphore = Semaphore::const_new(CLOUDS);
 
-async fn places(count: u32) -> SemaphorePermit<'static> {
-    PLACES.acquire_many(count).await.expect("nobody closes it")
-}
-
-/// For a cloud that needs the machine for itself: it has real guests, whose host
-/// has a name and networks of its own, or it is measured by seconds.
-pub async fn alone() -> SemaphorePermit<'static> {
-    places(CLOUDS).await
-}
+static REAL_HOSTS: Mutex<()> = Mutex::const_new(());
 
 /// For a cloud without guests.
 pub async fn beside_another() -> SemaphorePermit<'static> {
-    places(1).await
+    PLACES.acquire().await.expect("nobody closes it")
+}
+
+/// For a cloud with real guests, whose hosts have names and networks of their
+/// own: the only one of its kind.
+pub async fn with_real_guests() -> (MutexGuard<'static, ()>, SemaphorePermit<'static>) {
+    // Whoever waits for the hosts takes nobody's place.
+    let hosts = REAL_HOSTS.lock().await;
+    (hosts, beside_another().await)
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use yakumo_db::Backend;
 use yakumo_integration::client::{list, text};
 use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::openstack::OpenStack;
@@ -13,7 +12,7 @@ use yakumo_integration::real::{self, RealCloud};
 use yakumo_integration::world::{BOUND, PASSWORD};
 use yakumo_integration::{programs, wait};
 
-use crate::alone;
+use crate::with_real_guests;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_in_one_process() -> Result<()> {
@@ -32,23 +31,8 @@ async fn every_command_in_one_process() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_server_over_rabbitmq_and_postgresql() -> Result<()> {
-    let _turn = alone().await;
-    let cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
-    let cli = OpenStack::admin(&cloud.ports)?;
-    first_steps(&cloud, &cli).await?;
-    servers(&cli).await?;
-    addresses(&cli).await?;
-    volumes(&cli).await?;
-    power(&cli).await?;
-    cli.ok("server delete --wait first").await?;
-    objects(&cloud, &cli).await?;
-    cloud.done().await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_a_first_day_with_a_real_guest() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let real = RealCloud::embedded(Options::default()).await?;
     tour(&real).await?;
     real.cloud.done().await

@@ -16,7 +16,7 @@ use yakumo_integration::real::{BOOT, Guest, Host, RealCloud, ssh};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world;
 
-use crate::{alone, openstack_cli, trace};
+use crate::{openstack_cli, trace, with_real_guests};
 
 /// In which something that a host did by itself must be seen everywhere.
 const SECONDS: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ fn by_events_alone() -> Options {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_and_its_volume() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let mut real = RealCloud::embedded(Options::default()).await?;
     let alice = real.world.alice.clone();
     let (guest, neighbour) = told_what_to_be(&real, &alice).await?;
@@ -344,7 +344,7 @@ fn find(folder: &Path, part: &str, found: &mut Vec<PathBuf>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_with_one_address_serves_one_after_another() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let real = RealCloud::embedded(Options::default()).await?;
     let alice = &real.world.alice;
     let narrow = world::network(
@@ -372,7 +372,7 @@ async fn a_network_with_one_address_serves_one_after_another() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_loses_a_guest_and_then_its_power_gets_everything_back() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let mut real = RealCloud::embedded(by_events_alone()).await?;
     let alice = real.world.alice.clone();
     let (guest, other) = tokio::try_join!(real.boot(&alice, "guest"), real.boot(&alice, "other"))?;
@@ -467,7 +467,7 @@ async fn a_full_disk_waits_for_room(real: &RealCloud, alice: &Client, guest: &Gu
 /// The same real guests, with every service a process of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_rabbitmq_and_postgresql() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let collector = Collector::start().await?;
     let options = Options {
         settings: vec![collector.setting()],

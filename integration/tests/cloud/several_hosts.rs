@@ -13,8 +13,8 @@ use yakumo_integration::cloud::{Options, host_name};
 use yakumo_integration::real::{BOOT, Guest, Host, RealCloud, ssh, ssh_rule};
 use yakumo_integration::wait::{self, Look};
 
-use crate::alone;
 use crate::real_guests::nothing_is_left;
+use crate::with_real_guests;
 
 /// A host that is silent for so long is down.
 const SILENCE: u64 = 8;
@@ -37,7 +37,7 @@ struct Guests {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guests_of_two_hosts_are_neighbours_and_a_dead_host_comes_back() -> Result<()> {
-    let _turn = alone().await;
+    let _turn = with_real_guests().await;
     let options = Options {
         settings: vec![
             format!("api.host_silence_seconds={SILENCE}"),
