@@ -514,7 +514,7 @@ impl TestCloud {
     /// Waits until somebody can log in.
     async fn logging_in(&self) -> Result<Client> {
         let client = Client::anonymous(&self.ports)?;
-        wait::until("log in", START, || async {
+        let admin = wait::until("log in", START, || async {
             Ok(
                 match client.log_in("admin", ADMIN_PASSWORD, Some("admin")).await {
                     Ok(admin) => Look::Yes(admin),
@@ -522,7 +522,17 @@ impl TestCloud {
                 },
             )
         })
-        .await
+        .await?;
+        // It verifies tokens by itself once it has heard of identity's keys.
+        wait::until("images are listed", START, || async {
+            Ok(match admin.get(Api::Image, "/images").await {
+                Ok(answer) if answer.status == 200 => Look::Yes(()),
+                Ok(answer) => Look::NotYet(answer.text()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })
+        .await?;
+        Ok(admin)
     }
 
     /// Waits until somebody can log in and the host is known and up.
