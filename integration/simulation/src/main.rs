@@ -3,6 +3,8 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use yakumo_simulation::scenario::{Detail, Run, run_many};
@@ -50,6 +52,36 @@ impl Scenario {
     }
 }
 
+/// How far many seeds are, for whoever waits.
+struct Progress {
+    name: &'static str,
+    seeds: u64,
+    done: Mutex<(u64, Instant)>,
+}
+
+impl Progress {
+    /// The pause between two lines.
+    const EVERY: Duration = Duration::from_secs(10);
+
+    fn of(name: &'static str, seeds: u64) -> Self {
+        Self {
+            name,
+            seeds,
+            done: Mutex::new((0, Instant::now())),
+        }
+    }
+
+    fn one_more(&self) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.0 += 1;
+        if done.1.elapsed() >= Self::EVERY {
+            done.1 = Instant::now();
+            // A closed terminal is no reason to stop.
+            let _ = writeln!(io::stderr(), "{}: {} of {}", self.name, done.0, self.seeds);
+        }
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let mut out = io::stdout().lock();
@@ -62,7 +94,12 @@ fn main() -> anyhow::Result<ExitCode> {
         if arguments.scenario.is_some_and(|only| only != scenario) {
             continue;
         }
-        let one = |seed| scenario.run(seed, Detail::Events);
+        let progress = Progress::of(scenario.name(), arguments.seeds);
+        let one = |seed| {
+            let run = scenario.run(seed, Detail::Events);
+            progress.one_more();
+            run
+        };
         let tally = run_many(&one, arguments.from, arguments.seeds)?;
         writeln!(
             out,
