@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use yakumo_db::Backend;
 use yakumo_testing::databases::{DatabaseServer, Durability};
+use yakumo_testing::ports;
 use yakumo_testing::rabbitmq::Broker;
 
 use crate::balancer::Balancer;
@@ -680,13 +681,13 @@ impl Process {
     fn new(folder: &Path, name: &str, service: &str, config: String) -> Result<Self> {
         let file = folder.join(format!("{name}.toml"));
         std::fs::write(&file, config)?;
-        let ops = config::free_ports(1)?;
+        let [ops] = ports::free()?;
         Ok(Self {
             name: name.to_owned(),
             service: service.to_owned(),
             config: file,
             program: None,
-            ops: *ops.first().context("there are no free ports")?,
+            ops,
             wires: Vec::new(),
             child: None,
         })

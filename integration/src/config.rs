@@ -1,12 +1,9 @@
 //! The configuration files of a test's cloud.
 
-use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use yakumo_testing::ports;
 
 /// The administrator's password in every test.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
@@ -50,34 +47,9 @@ pub struct Ports {
     pub metadata: u16,
 }
 
-/// Ports that were given away: their programs may not listen yet.
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-
-/// Ports that are free just now, below those that the system hands out by
-/// itself, so that nobody's outgoing connection takes one before we do.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut held: Vec<(u16, TcpListener)> = Vec::new();
-    for _ in 0..1000 {
-        let chance = RandomState::new().build_hasher().finish();
-        let port = 10_000 + u16::try_from(chance % 22_000)?;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port))
-            && given.insert(port)
-        {
-            held.push((port, listener));
-        }
-        if held.len() == count {
-            break;
-        }
-    }
-    ensure!(held.len() == count, "there are no free ports");
-    Ok(held.iter().map(|(port, _)| *port).collect())
-}
-
 impl Ports {
     /// Free ones.
     pub fn free() -> Result<Self> {
-        let ports = free_ports(8)?;
         let [
             identity,
             image,
@@ -87,19 +59,16 @@ impl Ports {
             network,
             volume,
             metadata,
-        ] = ports.as_slice()
-        else {
-            anyhow::bail!("too few ports")
-        };
+        ] = ports::free()?;
         Ok(Self {
-            identity: *identity,
-            image: *image,
-            image_grpc: *image_grpc,
-            object_store: *object_store,
-            compute: *compute,
-            network: *network,
-            volume: *volume,
-            metadata: *metadata,
+            identity,
+            image,
+            image_grpc,
+            object_store,
+            compute,
+            network,
+            volume,
+            metadata,
         })
     }
 

@@ -3,9 +3,7 @@
 //! ends, in whatever way: a shell that watches over the node reads orders from
 //! a pipe, and the end of the pipe is the order to clear up.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
@@ -16,6 +14,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use yakumo_rpc::broker_user_for_host;
+
+use crate::ports;
 
 /// Debian's wrappers in `/usr/sbin` change the user; these do not.
 const BIN: &str = "/usr/lib/rabbitmq/bin";
@@ -68,26 +68,6 @@ struct Keeper {
     orders: Option<ChildStdin>,
 }
 
-/// Ports that are free just now, below those that the system hands out by
-/// itself, so that nobody's outgoing connection takes one before the node does.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::new();
-    for _ in 0..1000 {
-        let chance = RandomState::new().build_hasher().finish();
-        let port = 10_000 + u16::try_from(chance % 22_000)?;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            held.push((port, listener));
-        }
-        if held.len() == N {
-            break;
-        }
-    }
-    let ports: Vec<u16> = held.iter().map(|(port, _)| *port).collect();
-    ports
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("there are no free ports"))
-}
-
 impl Broker {
     /// Starts a node and waits until it takes connections (about 10 s).
     ///
@@ -135,7 +115,7 @@ impl Broker {
             .prefix("yakumo-rabbitmq-")
             .tempdir()?
             .keep();
-        let [port, tls_port, dist_port, epmd_port, management_port] = free_ports()?;
+        let [port, tls_port, dist_port, epmd_port, management_port] = ports::free()?;
         write_certificates(&folder)?;
         let (plugins, settings) = match managed {
             Managed::Yes => (
