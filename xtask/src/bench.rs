@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::paths::Paths;
+use crate::programs::{self, Profile};
 use crate::run::Run;
 use crate::{setup, ui};
 
@@ -33,23 +34,7 @@ pub struct Options {
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     setup::packages(paths, &setup::ALL)?;
     setup::bus_peer(paths)?;
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let build = [
-        "build",
-        "--release",
-        "--package",
-        "yakumo",
-        "--package",
-        "yakumo-integration",
-        "--bins",
-    ];
-    ui::step("release build", |step| {
-        Run::new(cargo, build)
-            .dir(&paths.root)
-            .log(&paths.log())
-            .followed(step)
-    })?;
-    let release = paths.target.join("release");
+    let release = programs::build(paths, Profile::Release)?;
     let json = paths.target.join("bench.json");
     let mut all = vec![
         "--kill-after=30".into(),

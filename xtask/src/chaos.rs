@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use crate::paths::Paths;
+use crate::programs::{self, Profile};
 use crate::run::Run;
-use crate::{guest_image, setup, ui};
+use crate::{guest_image, setup};
 
 /// What starting, quiet and counting take besides, in seconds.
 const BESIDE: f64 = 1200.0;
@@ -32,27 +33,13 @@ pub struct Options {
 /// Builds what is needed and runs it; its last line counts the violations.
 pub fn run(paths: &Paths, options: &Options) -> Result<()> {
     setup::packages(paths, &setup::ALL)?;
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let build = [
-        "build",
-        "--package",
-        "yakumo",
-        "--package",
-        "yakumo-integration",
-        "--bins",
-    ];
-    ui::step("build", |step| {
-        Run::new(cargo, build)
-            .dir(&paths.root)
-            .log(&paths.log())
-            .followed(step)
-    })?;
+    let programs = programs::build(paths, Profile::Debug)?;
     let real = options.hypervisor == "libvirt";
     if real {
         guest_image::build(paths)?;
     }
     let bound = (options.minutes * 60.0 + BESIDE).to_string();
-    let program = paths.target.join("debug/yakumo-chaos");
+    let program = programs.join("yakumo-chaos");
     let mut all = vec![
         "--kill-after=30".into(),
         bound,

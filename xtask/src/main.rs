@@ -9,6 +9,7 @@ mod guest_check;
 mod guest_image;
 mod paths;
 mod processes;
+mod programs;
 mod run;
 mod setup;
 mod simulate;

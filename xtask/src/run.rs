@@ -19,7 +19,7 @@ const TAIL: usize = 25;
 /// Keeps from a program what cargo says of this one. Build scripts read it as
 /// theirs: cargo would run them again, and build all that stands on them, each
 /// time that it is started by this program after it was by a person.
-pub fn forget_package(command: &mut Command) {
+fn forget_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let of_package = name.to_str().is_some_and(|name| {
             ["CARGO_PKG_", "CARGO_MANIFEST_"]

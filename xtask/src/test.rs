@@ -19,22 +19,21 @@ use comfy_table::{CellAlignment, Table};
 
 use self::again::Failures;
 use crate::paths::Paths;
+use crate::programs;
 use crate::run::Run;
 use crate::{cloud, guest_check, guest_image, setup, tidy, ui};
 
 /// A stage that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(40 * 60);
 
-/// It needs features of what all others use, too, so that it is built by itself:
-/// together with it, the program would be another one than a person's.
-const SIMULATION: &str = "yakumo-simulation";
+/// The tests of the whole cloud, and those of the simulation, which `cargo test`
+/// leaves out by itself.
+const CLOUD: [&str; 2] = ["--test", "cloud"];
+const SIMULATION: [&str; 2] = ["--test", "simulation"];
 
-/// The tests of the whole cloud, which `cargo test` leaves out by itself.
-const CLOUD: &str = "cloud";
-
-/// All other packages, always together: with fewer of them, cargo would give
-/// what they share other features, and build all of it again.
-const ALL: [&str; 4] = ["test", "--workspace", "--exclude", SIMULATION];
+/// All packages, always together: with fewer of them, cargo would give what they
+/// share other features, and build all of it again.
+const ALL: [&str; 2] = ["test", "--workspace"];
 
 /// All tests but those in docs, of which there are none, and which cargo would
 /// read every crate again for.
@@ -130,10 +129,12 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "build and lints",
             Stop,
             Box::new(|_| {
-                cargo(paths, &["build", "--package", "yakumo"])?;
                 cargo(paths, &[&ALL[..], &[TESTS, "--no-run"]].concat())?;
-                let cloud = [&ALL[..], &["--test", CLOUD, "--no-run"]].concat();
-                cargo(paths, &cloud)
+                cargo(
+                    paths,
+                    &[&ALL[..], &CLOUD, &SIMULATION, &["--no-run"]].concat(),
+                )?;
+                cargo(paths, &["build", "--package", "yakumo"])
             }),
         ),
         (
@@ -165,7 +166,7 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "tests of the whole cloud",
             GoOn,
             Box::new(|tally| {
-                let arguments = [&ALL[..], &["--test", CLOUD, "--no-fail-fast"]].concat();
+                let arguments = [&ALL[..], &CLOUD, &["--no-fail-fast"]].concat();
                 // They share out the machine among themselves: most of these
                 // threads wait for their turn.
                 tests(paths, &arguments, threads(6), tally)
@@ -175,7 +176,7 @@ fn stages(paths: &Paths) -> Vec<(&'static str, OnFailure, Work<'_>)> {
             "simulated schedules",
             GoOn,
             Box::new(|tally| {
-                let arguments = ["test", "--package", SIMULATION, TESTS, "--no-fail-fast"];
+                let arguments = [&ALL[..], &SIMULATION, &["--no-fail-fast"]].concat();
                 tests(paths, &arguments, threads(2), tally)
             }),
         ),
@@ -294,7 +295,7 @@ fn complaint(arguments: &[&str]) -> anyhow::Error {
 /// the whole cloud drive.
 fn command(paths: &Paths, arguments: &[&str]) -> Run {
     let bound = BOUND.as_secs().to_string();
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let program = programs::cargo();
     let mut all = vec!["--kill-after=30", &bound, &program];
     all.extend(arguments);
     let variable = |path: &Path| path.as_os_str().to_owned();

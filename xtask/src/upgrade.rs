@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::paths::Paths;
+use crate::programs::{self, Profile, cargo};
 use crate::run::Run;
 use crate::{setup, ui};
 
@@ -32,21 +33,8 @@ pub fn test(paths: &Paths, options: &Options) -> Result<()> {
     setup::packages(paths, &setup::ALL)?;
     let commit = commit(paths, options.previous.as_deref())?;
     let previous = previous(paths, &commit)?;
-    let build = [
-        "build",
-        "--package",
-        "yakumo",
-        "--package",
-        "yakumo-integration",
-        "--bins",
-    ];
-    ui::step("build", |step| {
-        Run::new(cargo(), build)
-            .dir(&paths.root)
-            .log(&paths.log())
-            .followed(step)
-    })?;
-    let program = paths.target.join("debug/yakumo-upgrade");
+    let programs = programs::build(paths, Profile::Debug)?;
+    let program = programs.join("yakumo-upgrade");
     let all = [
         "--kill-after=30".to_owned(),
         BOUND.to_owned(),
@@ -67,10 +55,6 @@ pub fn test(paths: &Paths, options: &Options) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
-}
-
-fn cargo() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
 }
 
 fn git(paths: &Paths, arguments: &[&str]) -> Result<String> {
@@ -138,13 +122,7 @@ fn keep(from: &Path, to: &Path) -> Result<()> {
 
 /// Records what this checkout speaks and stores as the last release's.
 pub fn record(paths: &Paths) -> Result<()> {
-    let record = [
-        "test",
-        "--workspace",
-        "--exclude",
-        "yakumo-simulation",
-        "previous_release",
-    ];
+    let record = ["test", "--workspace", "previous_release"];
     ui::step("record", |step| {
         Run::new(cargo(), record)
             .dir(&paths.root)

@@ -12,7 +12,6 @@ mod config;
 mod http;
 mod reconcilers;
 mod rpc;
-#[cfg(feature = "simulation")]
 pub mod simulation;
 mod store;
 pub mod upkeep;

@@ -27,7 +27,6 @@ mod migrate;
 mod paging;
 pub mod revisions;
 mod rows;
-#[cfg(feature = "simulation")]
 pub mod simulated;
 mod source;
 mod sqlite;

@@ -10,7 +10,6 @@ use crate::error::DbError;
 pub(crate) enum Source {
     /// The file that the configuration names.
     File(DbConfig),
-    #[cfg(feature = "simulation")]
     Simulated(crate::simulated::Link),
 }
 
@@ -18,7 +17,6 @@ impl Source {
     pub(crate) async fn connect(&self) -> Result<DatabaseConnection, DbError> {
         match self {
             Self::File(config) => connect::sqlite_writer(config).await,
-            #[cfg(feature = "simulation")]
             Self::Simulated(link) => Ok(link.connect_writer()),
         }
     }
@@ -27,7 +25,6 @@ impl Source {
     pub(crate) async fn ready(&self) -> Result<(), DbError> {
         match self {
             Self::File(_) => Ok(()),
-            #[cfg(feature = "simulation")]
             Self::Simulated(link) => link.ready().await,
         }
     }
@@ -37,7 +34,6 @@ impl Source {
     pub(crate) async fn verdict(&self) -> Result<(), DbError> {
         match self {
             Self::File(_) => Ok(()),
-            #[cfg(feature = "simulation")]
             Self::Simulated(link) => link.verdict().await,
         }
     }

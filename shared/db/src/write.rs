@@ -89,7 +89,6 @@ impl Db {
     }
 
     /// A handle whose reads and writes are a simulation's.
-    #[cfg(feature = "simulation")]
     pub(crate) async fn over(readers: DatabaseConnection, source: Source) -> Result<Self, DbError> {
         let config = DbConfig::default();
         Ok(Self {

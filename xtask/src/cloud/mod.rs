@@ -33,6 +33,7 @@ use self::settings::{Database, Folders, Hypervisor, Settings, Shape, write_priva
 use self::supervise::Daemon;
 use crate::devhost::DEFAULT_NETWORK;
 use crate::paths::Paths;
+use crate::programs::cargo;
 use crate::run::{Run, wait_for};
 use crate::setup::Need;
 use crate::ui::{say, step};
@@ -222,13 +223,12 @@ fn needs(settings: &Settings) -> Vec<Need> {
 /// Builds the program. Without libvirt's headers on the machine (simulated
 /// guests need none) it is built without the driver.
 pub fn build(paths: &Paths) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut arguments = vec!["build", "--package", "yakumo"];
     if !Run::new("pkg-config", ["--exists", "libvirt"]).succeeds() {
         arguments.push("--no-default-features");
     }
     step("building", |step| {
-        Run::new(&cargo, &arguments)
+        Run::new(cargo(), &arguments)
             .dir(&paths.root)
             .log(&paths.log())
             .followed(step)
