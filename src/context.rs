@@ -26,6 +26,9 @@ impl Shared {
         process.health.check("bus", move || match health.health() {
             BusHealth::Connected => ComponentHealth::Up,
             BusHealth::Disconnected => ComponentHealth::Down("no connection to the broker".into()),
+            BusHealth::TurnedAway(why) => {
+                ComponentHealth::Down(format!("the broker does not let this process in: {why}"))
+            }
             BusHealth::Blocked => ComponentHealth::Down("the broker takes no messages".into()),
         });
         Ok(Self {

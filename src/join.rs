@@ -309,9 +309,11 @@ async fn check_broker(config: &Config) -> anyhow::Result<()> {
         }
     };
     let outcome = tokio::time::timeout(BROKER_BOUND, connected).await;
+    let health = bus.health();
     bus.close().await;
-    outcome.map_err(|_| {
-        anyhow::anyhow!("there was no connection to the broker within {BROKER_BOUND:?}")
+    outcome.map_err(|_| match health {
+        BusHealth::TurnedAway(why) => anyhow::anyhow!("the broker does not let the host in: {why}"),
+        _ => anyhow::anyhow!("there was no connection to the broker within {BROKER_BOUND:?}"),
     })
 }
 

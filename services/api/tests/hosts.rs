@@ -1,5 +1,6 @@
 //! Hosts: registration, order of reports, reconciliation, metadata.
 
+use sea_orm::ConnectionTrait as _;
 use serde_json::json;
 use yakumo_contracts::api::{
     HostReport, HostReportsClient, MetadataRequest, ServerState, StorageFacts,
@@ -53,6 +54,38 @@ async fn another_host_under_a_known_name_is_refused_until_the_first_is_removed()
     let removed = cloud.request("DELETE", path, Some("admin"), None).await;
     removed.expect(204);
     again().await.unwrap();
+}
+
+/// That a host was heard an hour ahead is what a clock that was put back leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
+    let cloud = Cloud::with_hosts(1).await;
+    let host = &cloud.hosts[0];
+    let is = async |state: &str| {
+        let all = cloud.get_as("admin", "/os-services").await.expect(200);
+        let hypervisors = cloud.get_as("admin", "/os-hypervisors").await.expect(200);
+        all["services"][0]["state"] == state && hypervisors["hypervisors"][0]["state"] == state
+    };
+    assert!(wait_for(async || is("up").await).await);
+    let db = cloud.database().await;
+    let ahead = "UPDATE host SET heard_at = heard_at + 3600000000";
+    db.write(move |txn| {
+        Box::pin(async move {
+            txn.execute_unprepared(ahead).await?;
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    assert!(is("down").await);
+    // And up again with its first word after that.
+    let up = wait_for(async || {
+        host.beat(host.report_of(Vec::new())).await;
+        is("up").await
+    })
+    .await;
+    assert!(up);
+    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

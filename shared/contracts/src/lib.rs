@@ -21,8 +21,10 @@ use yakumo_types::Fault;
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
 pub(crate) fn decode_request<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Fault> {
-    M::decode(payload)
-        .map_err(|error| Fault::invalid(format!("The message could not be read: {error}.")))
+    M::decode(payload).map_err(|error| {
+        Fault::invalid(format!("The message could not be read: {error}."))
+            .with_type(yakumo_rpc::NOT_UNDERSTOOD)
+    })
 }
 
 pub(crate) fn decode_reply<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Fault> {
@@ -32,6 +34,7 @@ pub(crate) fn decode_reply<M: prost::Message + Default>(payload: &[u8]) -> Resul
 
 pub(crate) fn unknown_method(service: &str, method: &str) -> Fault {
     Fault::not_implemented(format!("{service} has no method {method}."))
+        .with_type(yakumo_rpc::NOT_UNDERSTOOD)
 }
 
 impl From<yakumo_types::IdempotencyKey> for common::IdempotencyKey {

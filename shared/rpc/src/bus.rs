@@ -20,12 +20,14 @@ use crate::trace;
 use crate::transport::{Outgoing, Transport};
 
 /// How the bus stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusHealth {
     /// Messages flow.
     Connected,
     /// There is no connection; one is being made.
     Disconnected,
+    /// The broker does not let this process in, and says why; it is asked again.
+    TurnedAway(String),
     /// The broker takes no messages at present (memory or disk alarm).
     Blocked,
 }
@@ -351,7 +353,6 @@ impl Bus {
             method: method.method.to_owned(),
             major: method.version.major,
             minor: method.version.minor,
-            deadline: lifetime.map_or(0, |it| shared.env.now().plus(it).as_micros()),
             sealed_context,
             request_id: Bytes::copy_from_slice(ctx.request_id.as_uuid().as_bytes()),
             traceparent,
@@ -360,6 +361,7 @@ impl Bus {
             target: topic.name(),
             on_behalf_of: self.on_behalf_of.as_deref().unwrap_or_default().to_owned(),
             payload: payload.into(),
+            lifetime: lifetime.map_or(0, |it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX)),
         };
         Ok(Outgoing {
             id,

@@ -13,15 +13,12 @@ use yakumo_types::{ContextSeal, Env, Fault, RequestContext, RequestId};
 
 use crate::address::{Kind, Principal, Topic, is_host_name};
 use crate::envelope::{Envelope, Reply};
-use crate::server::{Handler, Incoming, ServeOptions};
+use crate::server::{Handler, Incoming, NOT_UNDERSTOOD, ServeOptions};
 use crate::trace;
 
-/// Clocks of two machines may be apart by this much before a call is taken for
-/// one that nobody waits for any more. The broker drops expired calls by its
-/// own clock, so nothing hangs on this being small.
-const CLOCK_SKEW: Duration = Duration::from_secs(5);
-
-/// How long a call's handler may go on after nobody waits for it any more.
+/// How long a call's handler may go on after nobody waits for it any more. What
+/// nobody waits for when it is taken out of its queue never gets here: the
+/// transport drops it, by the one clock that both ends of a queue share.
 const CALL_GRACE: Duration = Duration::from_secs(10);
 
 /// No caller waits for longer.
@@ -111,13 +108,6 @@ impl Dispatcher {
 
     async fn checked(&self, kind: Kind, message_id: Uuid, delivery: Delivery) -> Verdict {
         let id = delivery.envelope.message_id.clone();
-        if let Some(deadline) = delivery.envelope.deadline()
-            && kind == Kind::Call
-            && self.env.now() > deadline.plus(CLOCK_SKEW)
-        {
-            debug!("nobody waits for this call any more");
-            return Verdict::Done(None);
-        }
         // As the sender says; what is admitted has it in its context.
         let named = delivery.envelope.request_name();
         let (handler, incoming) = match self.admit(kind, message_id, delivery) {
@@ -137,10 +127,9 @@ impl Dispatcher {
         let started = self.env.clock.monotonic();
         let bound = match kind {
             Kind::Call => incoming
-                .deadline
-                .map_or(self.options.cast_bound, |deadline| {
-                    // By two clocks, of which ours may have been put back.
-                    deadline.since(self.env.now()).min(LONGEST_CALL) + CALL_GRACE
+                .lifetime
+                .map_or(self.options.cast_bound, |lifetime| {
+                    lifetime.min(LONGEST_CALL) + CALL_GRACE
                 }),
             Kind::Cast | Kind::Fanout => self.options.cast_bound,
         };
@@ -180,6 +169,11 @@ impl Dispatcher {
             (Kind::Cast, Err(fault)) if fault.code.is_transient() => {
                 warn!(method, %fault, "a cast failed and will come again");
                 Verdict::Retry(fault)
+            }
+            // Another release may understand it, and a person can have it replayed.
+            (Kind::Cast, Err(fault)) if fault.type_name() == Some(NOT_UNDERSTOOD) => {
+                warn!(method, %fault, "a cast was not understood");
+                Verdict::Park(fault.message)
             }
             (Kind::Cast | Kind::Fanout, Err(fault)) => {
                 warn!(method, %fault, "a message was refused by its handler");
@@ -221,7 +215,7 @@ impl Dispatcher {
                 envelope.version()
             )));
         }
-        let deadline = envelope.deadline();
+        let lifetime = envelope.lifetime();
         let version = envelope.version();
         Ok(Admitted::Method(
             handler.clone(),
@@ -229,7 +223,7 @@ impl Dispatcher {
                 context,
                 sender,
                 message_id,
-                deadline,
+                lifetime,
                 redelivered: delivery.redelivered,
                 version,
                 service: delivery.envelope.service,

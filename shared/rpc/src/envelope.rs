@@ -4,10 +4,12 @@
 //! does not know the envelope cannot even tell what the payload is, and parks
 //! the message. Fields may be added; numbers are never used again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
-use yakumo_types::{Fault, Timestamp};
+use yakumo_types::Fault;
 
 use crate::address::{Kind, Version};
 use crate::error::RpcError;
@@ -39,9 +41,6 @@ pub(crate) struct Envelope {
     pub major: u32,
     #[prost(uint32, tag = "7")]
     pub minor: u32,
-    /// Microseconds since the epoch by the sender's clock; 0 for none.
-    #[prost(int64, tag = "8")]
-    pub deadline: i64,
     /// The request's context as sealed text, without the request's id; empty
     /// from a host.
     #[prost(string, tag = "9")]
@@ -65,6 +64,10 @@ pub(crate) struct Envelope {
     pub on_behalf_of: String,
     #[prost(bytes = "bytes", tag = "16")]
     pub payload: Bytes,
+    /// For how long the sender waits, in microseconds; 0 if it does not. No point
+    /// in time (number 8 was one), which two clocks would have to agree on.
+    #[prost(uint64, tag = "17")]
+    pub lifetime: u64,
 }
 
 impl Envelope {
@@ -94,8 +97,8 @@ impl Envelope {
         }
     }
 
-    pub fn deadline(&self) -> Option<Timestamp> {
-        (self.deadline != 0).then(|| Timestamp::from_micros(self.deadline))
+    pub fn lifetime(&self) -> Option<Duration> {
+        (self.lifetime != 0).then(|| Duration::from_micros(self.lifetime))
     }
 
     /// Reads an envelope, or says what is wrong with it.
@@ -188,7 +191,13 @@ impl Reply {
         Uuid::from_slice(&self.message_id).ok()
     }
 
+    /// The caller learns at once that it was answered in a way that it does not
+    /// understand.
     pub fn into_result(self) -> Result<Vec<u8>, RpcError> {
+        if self.envelope_version != ENVELOPE_VERSION {
+            let version = self.envelope_version;
+            return Err(RpcError::Malformed(format!("envelope version {version}")));
+        }
         match self.outcome {
             OUTCOME_OK => Ok(self.payload.into()),
             OUTCOME_FAULT => match serde_json::from_slice(&self.payload) {
@@ -239,6 +248,19 @@ mod tests {
         check(|e| e.kind = 9, "kind 9");
         check(|e| e.payload = vec![0; MAX_MESSAGE].into(), "too many");
         assert!(Envelope::read(Bytes::from_static(b"\xff\xff\xff")).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_is_told_so() {
+        let mut newer = Reply::ok(Bytes::new(), b"hello".to_vec());
+        newer.envelope_version = 2;
+        let mut other = Reply::ok(Bytes::new(), b"hello".to_vec());
+        other.outcome = 9;
+        for reply in [newer, other] {
+            let read = Reply::read(reply.encode_to_vec().into()).unwrap();
+            let error = read.into_result().unwrap_err();
+            assert!(matches!(error, RpcError::Malformed(_)), "{error:?}");
+        }
     }
 
     #[test]

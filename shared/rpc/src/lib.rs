@@ -52,4 +52,4 @@ pub use error::RpcError;
 pub use in_process::{Faults, InProcessControl, InProcessOptions};
 pub use management::{Management, ManagementConfig, broker_address};
 pub use parked::ParkedMessage;
-pub use server::{Handler, Incoming, ServeOptions, Server};
+pub use server::{Handler, Incoming, NOT_UNDERSTOOD, ServeOptions, Server};

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use yakumo_types::{Fault, RequestContext, Timestamp};
+use yakumo_types::{Fault, RequestContext};
 
 use crate::address::{Kind, Principal, Topic, Version};
 
@@ -21,8 +21,8 @@ pub struct Incoming {
     pub sender: Principal,
     /// The same in every copy of one message.
     pub message_id: Uuid,
-    /// When the caller stops waiting.
-    pub deadline: Option<Timestamp>,
+    /// For how long the caller waits, from when it asked.
+    pub lifetime: Option<Duration>,
     /// Whether an earlier delivery of this message may have been handled.
     pub redelivered: bool,
     /// The contract.
@@ -37,13 +37,18 @@ pub struct Incoming {
     pub kind: Kind,
 }
 
+/// The type of the fault of a handler that can make nothing of a message: it has
+/// no such method, or cannot read what came with it.
+pub const NOT_UNDERSTOOD: &str = "MessageNotUnderstood";
+
 /// Serves one contract.
 ///
 /// A message is acknowledged when `handle` returns: make the intent durable
 /// and return, and do long work elsewhere. What the answer to a cast does:
 /// `Ok`, done; a transient fault ([`yakumo_types::FaultCode::is_transient`]),
 /// the message comes again after a pause, a bounded number of times, and is
-/// then parked; any other fault, logged and done.
+/// then parked; one of the type [`NOT_UNDERSTOOD`], it is parked; any other
+/// fault, logged and done.
 ///
 /// The future may be dropped at any await point when the process is told to
 /// stop and the drain bound passes; that is no different from a crash.

@@ -54,6 +54,14 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// How far two moments are apart, whichever comes first. What was written
+    /// down ahead of the clock was written before it was put back, nobody knows
+    /// how long ago: for whether something is recent it counts as little as what
+    /// is as long past.
+    pub fn apart(self, other: Self) -> Duration {
+        Duration::from_micros(self.0.abs_diff(other.0))
+    }
+
     fn datetime(self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::UNIX_EPOCH)
     }

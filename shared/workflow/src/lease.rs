@@ -21,6 +21,7 @@ use crate::claim::locked;
 use crate::engine::{Inner, NEVER};
 use crate::entity::workflow;
 use crate::fence::FenceStore;
+use crate::put_back;
 
 /// This process under one name.
 pub(crate) struct Worker {
@@ -139,8 +140,15 @@ async fn keep_on(inner: &Arc<Inner>) {
 
 async fn round(inner: &Arc<Inner>) -> Result<(), DbError> {
     match inner.lease.worker() {
-        None => register(inner).await?,
+        None => {
+            put_back::follow(inner).await?;
+            register(inner).await?;
+        }
         Some(worker) => {
+            // Before the lease is renewed, by which alone it can be told.
+            if put_back::is_noticed(inner, &worker.id).await? {
+                put_back::follow(inner).await?;
+            }
             if !renew(inner, &worker).await? {
                 warn!(
                     worker = &*worker.id,
@@ -161,7 +169,7 @@ async fn round(inner: &Arc<Inner>) -> Result<(), DbError> {
     Ok(())
 }
 
-fn lease_micros(inner: &Inner) -> i64 {
+pub(crate) fn lease_micros(inner: &Inner) -> i64 {
     i64::try_from(inner.config.lease.as_micros()).unwrap_or(NEVER / 4)
 }
 

@@ -66,6 +66,7 @@ mod fence;
 mod lease;
 mod listen;
 mod migration;
+mod put_back;
 mod record;
 mod run;
 // Not in a release; a feature for it would build everything that stands on this

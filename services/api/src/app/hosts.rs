@@ -103,6 +103,12 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Microseconds since a host was heard.
+fn silent_for(heard_at: i64, now: Timestamp) -> u64 {
+    let silence = now.apart(Timestamp::from_micros(heard_at));
+    u64::try_from(silence.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A row as the schedulers see it.
 fn view(row: &Host, now: Timestamp) -> HostView {
     HostView {
@@ -111,7 +117,7 @@ fn view(row: &Host, now: Timestamp) -> HostView {
         availability_zone: row.availability_zone.clone(),
         enabled: row.enabled,
         disabled_reason: row.disabled_reason.clone().unwrap_or_default(),
-        silent_for: large(now.as_micros().saturating_sub(row.heard_at)),
+        silent_for: silent_for(row.heard_at, now),
         total: Some(Resources {
             vcpus: small(row.vcpus),
             memory_mib: large(row.memory_mib),
@@ -136,7 +142,7 @@ fn view(row: &Host, now: Timestamp) -> HostView {
 
 impl App {
     pub(crate) fn heard_lately(&self, heard_at: i64, now: Timestamp) -> bool {
-        now.since(Timestamp::from_micros(heard_at)) <= self.config.host_silence()
+        now.apart(Timestamp::from_micros(heard_at)) <= self.config.host_silence()
     }
 
     /// Whether a host was heard lately; false for one that is not known.
@@ -293,7 +299,7 @@ impl App {
         row.servers = claimed.servers;
         row.sequence = signed(report.sequence);
         // Heard this moment, whatever the row says.
-        row.heard_at = i64::MAX;
+        row.heard_at = 0;
         self.publish(HostChanged {
             host: Some(HostView {
                 changed_at: report.changed_at,
@@ -579,7 +585,7 @@ fn snapshot(row: &Host, now: Timestamp) -> HostSnapshot {
         settings_revision: large(row.settings_revision),
         incarnation: large(row.incarnation),
         sequence: large(row.sequence),
-        silent_for: large(now.as_micros().saturating_sub(row.heard_at)),
+        silent_for: silent_for(row.heard_at, now),
         vcpus: small(row.vcpus),
         memory_mib: large(row.memory_mib),
         disk_gib: large(row.disk_gib),

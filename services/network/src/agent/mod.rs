@@ -604,12 +604,7 @@ impl NetworkHostServer for Agent {
         if *applied.borrow() < request.revision {
             self.nudge.notify_one();
         }
-        let bound = call
-            .deadline
-            .map_or(APPLY_BOUND, |deadline| {
-                deadline.since(self.process.env.now())
-            })
-            .min(APPLY_BOUND);
+        let bound = call.lifetime.unwrap_or(APPLY_BOUND).min(APPLY_BOUND);
         let reached = applied.wait_for(|applied| *applied >= request.revision);
         let revision = match tokio::time::timeout(bound, reached).await {
             Ok(Ok(applied)) => *applied,

@@ -36,7 +36,7 @@ const MAX_CHANGES: usize = 512;
 const NAMED: u64 = 5;
 
 /// A host that says nothing new is noted as heard only so often.
-const HEARD_EVERY: i64 = 20_000_000;
+const HEARD_EVERY: Duration = Duration::from_secs(20);
 
 /// Between two writings of who was heard.
 const WRITE_BEATS: Duration = Duration::from_secs(5);
@@ -421,7 +421,7 @@ impl App {
         if let Some(host) = known
             && who(&request).is(&host)
             && !is_ahead(&request, host.revision)
-            && self.now() - host.heard_at < HEARD_EVERY
+            && self.silence(host.heard_at) < HEARD_EVERY
         {
             return Ok(AnnounceReply {
                 revision: u64::try_from(host.revision).unwrap_or(0),
@@ -498,15 +498,14 @@ impl App {
             .into_iter()
             .map(|(host, ports, networks)| (host, (ports, networks)))
             .collect();
-        let alive_since =
-            self.now() - i64::try_from(self.config.host_down_seconds).unwrap_or(75) * 1_000_000;
+        let bound = Duration::from_secs(self.config.host_down_seconds);
         let agents = rows
             .into_iter()
             .map(|row| {
                 let (ports, networks) = counts.get(&row.name).copied().unwrap_or_default();
                 Agent {
                     id: row.host_id,
-                    alive: row.heard_at >= alive_since,
+                    alive: self.silence(row.heard_at) <= bound,
                     host: row.name,
                     created_at: row.created_at,
                     started_at: row.started_at,

@@ -26,6 +26,7 @@ mod subnets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use yakumo_db::{BoxFuture, DatabaseTransaction, Db, DbError, after_commit};
@@ -123,6 +124,11 @@ impl Waiting {
 impl App {
     fn now(&self) -> i64 {
         self.env.now().as_micros()
+    }
+
+    /// For how long nothing was heard, by when it was (microseconds).
+    fn silence(&self, heard_at: i64) -> Duration {
+        self.env.now().apart(Timestamp::from_micros(heard_at))
     }
 
     /// Runs a change in one transaction. It may run more than once.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait as _;
 use yakumo_contracts::network::{
     AnnounceRequest, ForgetHostRequest, HostsLiveRequest, ListRequest, NetworkHostsClient,
     PullStateRequest,
@@ -107,6 +108,35 @@ async fn a_host_that_the_restored_database_never_heard_of_is_overtaken() {
     let high = announce(&host, u64::MAX).await;
     assert!(high < revision * 2, "{high}");
     host.apply().await;
+}
+
+/// That a host was heard an hour ahead is what a clock that was put back leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
+    let world = World::new().await;
+    let host = world.host("node-a").await;
+    announce(&host, 0).await;
+    let is_up = async || {
+        let (ctx, all) = (admin(), ListRequest::default());
+        let listed = world.networks.list_agents(&ctx, all).await.unwrap();
+        listed.agents[0].alive
+    };
+    assert!(is_up().await);
+    let db = world.database().await;
+    let ahead = "UPDATE hosts SET heard_at = heard_at + 3600000000";
+    db.write(move |txn| {
+        Box::pin(async move {
+            txn.execute_unprepared(ahead).await?;
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    assert!(!is_up().await);
+    // And up again with its first word after that.
+    announce(&host, 0).await;
+    assert!(is_up().await);
+    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,12 +30,9 @@ async fn is_down(app: &App, host: &str) -> Result<bool, StepError> {
     Ok(row.is_none_or(|row| !was_heard_lately(row.heard_at, now)))
 }
 
-/// Whether a storage host that was heard at this time (microseconds) is up. What
-/// was heard in the far future was heard before the clock was put back, and
-/// nothing since.
+/// Whether a storage host that was heard at this time (microseconds) is up.
 pub(crate) fn was_heard_lately(heard_at: i64, now: Timestamp) -> bool {
-    let (from, to) = (now.minus(FRESH), now.plus(FRESH));
-    (from.as_micros()..=to.as_micros()).contains(&heard_at)
+    now.apart(Timestamp::from_micros(heard_at)) <= FRESH
 }
 
 fn subject(cx: &StepCx) -> Result<VolumeId, StepError> {

@@ -4,6 +4,7 @@
 // A test that cannot go on may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_payloads;
 mod compatible;
 mod fingerprints;
 mod older_receivers;

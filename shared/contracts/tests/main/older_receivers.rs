@@ -8,7 +8,8 @@ use yakumo_rpc::{Bus, Handler, Incoming, RpcError, ServeOptions, Target, Topic, 
 use yakumo_service::system_env;
 use yakumo_types::{ContextSeal, Fault, FaultCode, RequestContext};
 
-struct NoSeal;
+/// For a bus within one process, which seals nothing.
+pub struct NoSeal;
 
 impl ContextSeal for NoSeal {
     fn seal(&self, _: &RequestContext) -> Result<String, Fault> {

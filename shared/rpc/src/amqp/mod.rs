@@ -32,7 +32,7 @@ use uuid::Uuid;
 use yakumo_types::{ContextSeal, Env};
 
 use self::layout::Route;
-use self::session::{ECHO_TYPE, PublishError, Session, message_type, refusal};
+use self::session::{ECHO_TYPE, PublishError, Session, message_type, refusal, turned_away};
 use crate::address::{Kind, Principal, Topic, is_host_name};
 use crate::bus::{Bus, BusHealth};
 use crate::dispatch::Dispatcher;
@@ -116,6 +116,8 @@ pub(crate) struct Inner {
     pub principal: Principal,
     user: String,
     session: watch::Sender<Option<Arc<Session>>>,
+    /// Why the broker does not let us in, if that is why there is no session.
+    turned_away: watch::Sender<Option<String>>,
     /// Counts sessions.
     sessions: AtomicU64,
     waiting: DashMap<Uuid, Waiting>,
@@ -211,10 +213,17 @@ impl Inner {
             match opened {
                 Ok(Ok((session, replies))) => {
                     failures = 0;
+                    self.turned_away.send_replace(None);
                     self.run(session, replies).await;
                 }
-                Ok(Err(error)) => warn!(%error, "the broker cannot be reached"),
-                Err(_) => warn!("the broker did not answer in time"),
+                Ok(Err(error)) => {
+                    warn!(%error, "the broker cannot be reached");
+                    self.turned_away.send_replace(turned_away(&error));
+                }
+                Err(_) => {
+                    warn!("the broker did not answer in time");
+                    self.turned_away.send_replace(None);
+                }
             }
             failures += 1;
             let pause = Duration::from_millis(50) * (1 << failures.min(10));
@@ -340,6 +349,7 @@ impl Bus {
             principal,
             user,
             session: watch::Sender::new(None),
+            turned_away: watch::Sender::new(None),
             sessions: AtomicU64::new(0),
             waiting: DashMap::new(),
             failures: DashMap::new(),
@@ -521,7 +531,10 @@ impl Transport for Amqp {
 
     fn health(&self) -> BusHealth {
         match self.inner.current() {
-            None => BusHealth::Disconnected,
+            None => match &*self.inner.turned_away.borrow() {
+                Some(why) => BusHealth::TurnedAway(why.clone()),
+                None => BusHealth::Disconnected,
+            },
             Some(session) if session.is_blocked() => BusHealth::Blocked,
             Some(_) => BusHealth::Connected,
         }

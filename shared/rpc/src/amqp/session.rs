@@ -13,7 +13,7 @@ use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, QueueDeclareOptions,
 };
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPScheme;
@@ -525,6 +525,19 @@ pub(crate) fn refusal(error: &lapin::Error) -> Option<String> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// Why the broker does not let a process in, if that is what went wrong: for its
+/// credentials, for its virtual host, or for what its user may do there.
+pub(crate) fn turned_away(error: &lapin::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error)
+            if *error.kind() == AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) =>
+        {
+            Some(error.get_message().to_string())
+        }
+        _ => refusal(error),
     }
 }
 

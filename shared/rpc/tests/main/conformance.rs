@@ -35,6 +35,7 @@ on_both_transports! {
     a_message_of_a_group_is_handled_by_one_of_it
     a_fanout_reaches_every_instance
     a_call_ends_with_its_deadline
+    a_call_that_waited_past_its_deadline_is_not_done
     a_long_call_is_waited_for
     a_fault_comes_back_whole
     a_panic_is_a_fault_and_serving_goes_on
@@ -67,7 +68,7 @@ async fn a_call_is_answered(world: World) {
         (incoming.service.as_str(), incoming.method.as_str()),
         (SERVICE, "Do")
     );
-    assert!(incoming.deadline.is_some() && !incoming.redelivered);
+    assert!(incoming.lifetime == Some(BOUND) && !incoming.redelivered);
 }
 
 /// A host name that no other test uses; only `a` and `b` have broker users, so
@@ -239,6 +240,41 @@ async fn a_call_ends_with_its_deadline(world: World) {
     assert_eq!(world.call("Do", b"x").await.unwrap(), [1]);
 }
 
+async fn a_call_that_waited_past_its_deadline_is_not_done(world: World) {
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = gate.clone();
+    let handler = Test::new(move |incoming| {
+        let waits = waits.clone();
+        async move {
+            if incoming.payload == b"first"[..] {
+                waits.acquire().await.unwrap().forget();
+            }
+            Ok(Vec::new())
+        }
+    });
+    let one_at_a_time = ServeOptions {
+        concurrency: 1,
+        ..options()
+    };
+    world.serve_with(handler.clone(), one_at_a_time).await;
+    let late = async {
+        until("the first to be at work", || handler.count() == 1).await;
+        let (context, target) = (tenant(), world.target());
+        let deadline = Duration::from_millis(300);
+        let call = world
+            .control
+            .call(&context, &target, method("Do"), b"late".to_vec(), deadline);
+        let ended = call.await;
+        assert!(matches!(ended, Err(RpcError::Timeout)), "{ended:?}");
+        a_moment().await;
+        gate.add_permits(1);
+    };
+    let (first, ()) = tokio::join!(world.call("Do", b"first"), late);
+    first.unwrap();
+    world.call("Do", b"last").await.unwrap();
+    assert_eq!(handler.payloads(), [&b"first"[..], b"last"]);
+}
+
 async fn a_long_call_is_waited_for(world: World) {
     let handler = Test::new(|_| async {
         env().clock.sleep(Duration::from_millis(1200)).await;
@@ -386,6 +422,7 @@ async fn a_refused_cast_does_not_come_again(world: World) {
 }
 
 async fn a_hopeless_cast_is_parked_and_can_be_replayed(world: World) {
+    let _alone = PARKED.lock().await;
     let heals = Arc::new(AtomicUsize::new(0));
     let healed = heals.clone();
     let handler = Test::new(move |_| {

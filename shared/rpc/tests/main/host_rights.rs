@@ -103,6 +103,7 @@ async fn a_stolen_host_password_opens_nothing_else() {
     let (broker, a, b) = broker().await;
     let _quiet = BROKER_PEACE.read().await;
     let _mine = HOST_QUEUES.lock().await;
+    let _alone = PARKED.lock().await;
     let control = connect(&broker.url()).await;
     let name = fresh_topic();
     control
@@ -345,6 +346,7 @@ async fn what_a_host_parked_is_replayed_to_that_host_only() {
     let (broker, a, _) = broker().await;
     let _quiet = BROKER_PEACE.read().await;
     let _mine = HOST_QUEUES.lock().await;
+    let _alone = PARKED.lock().await;
     let control = connect(&broker.url()).await;
     let name = fresh_topic();
     let seen = Test::echo();

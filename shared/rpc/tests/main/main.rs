@@ -4,7 +4,11 @@
 // A test says by panicking what went wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod clocks;
+// Its macro is for the modules below.
+#[macro_use]
 mod conformance;
+mod bad_messages;
 mod deafener;
 mod durability;
 mod host_rights;

@@ -1,12 +1,12 @@
 //! Worlds to test in, and handlers that remember what they were given.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
+use tokio::sync::{Mutex, OnceCell, RwLock, RwLockReadGuard};
 use yakumo_rpc::{
     AmqpConfig, Bus, Handler, InProcessOptions, Incoming, MethodId, ServeOptions, Target, Topic,
     Version,
@@ -70,6 +70,8 @@ pub struct World {
 
 /// Those who need the broker as it is hold this for reading; those who stop it, for writing.
 pub static BROKER_PEACE: RwLock<()> = RwLock::const_new(());
+/// Whoever looks at what is parked takes it away for as long.
+pub static PARKED: Mutex<()> = Mutex::const_new(());
 static BROKER: OnceCell<(Broker, String, String)> = OnceCell::const_new();
 
 /// The broker of this binary, and the URLs of the hosts `a` and `b`.
@@ -224,7 +226,7 @@ type Work = dyn Fn(Incoming) -> BoxFuture<'static, Result<Vec<u8>, Fault>> + Sen
 
 /// A handler that remembers what came, and does what it is told.
 pub struct Test {
-    pub seen: Mutex<Vec<Incoming>>,
+    pub seen: std::sync::Mutex<Vec<Incoming>>,
     pub running: AtomicUsize,
     pub most: AtomicUsize,
     work: Box<Work>,
@@ -236,7 +238,7 @@ impl Test {
         F: Future<Output = Result<Vec<u8>, Fault>> + Send + 'static,
     {
         Arc::new(Self {
-            seen: Mutex::default(),
+            seen: std::sync::Mutex::default(),
             running: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             work: Box::new(move |incoming| Box::pin(work(incoming))),

@@ -11,6 +11,7 @@ mod lazy;
 mod lingering;
 mod outage;
 mod proofs;
+mod put_back;
 mod sharing;
 mod submitting;
 mod trail;
