@@ -7,11 +7,13 @@ use std::sync::Arc;
 use yakumo_db::Db;
 use yakumo_rpc::Bus;
 use yakumo_service::Process;
-use yakumo_types::{Fault, RequestContext, ServerId};
+use yakumo_types::server_state::RebootKind;
+use yakumo_types::{Fault, IdempotencyKey, RequestContext, ServerId};
 
 use crate::app::App;
 use crate::app::create::{NewServer, WantedNetworks};
 use crate::app::flavors::NewFlavor;
+use crate::app::power::PowerRequest;
 use crate::config::Config;
 
 /// One api service, as clients would use it.
@@ -56,7 +58,7 @@ impl Front {
         self.app.flavor_create(ctx, new, None).await.map(drop)
     }
 
-    /// Asks for a server on the project's one network.
+    /// Asks for a server on the project's one network, once under one key.
     ///
     /// # Errors
     /// As compute's API answers.
@@ -66,6 +68,7 @@ impl Front {
         name: &str,
         image: &str,
         flavor: &str,
+        key: Option<&IdempotencyKey>,
     ) -> Result<ServerId, Fault> {
         let new = NewServer {
             name: name.to_owned(),
@@ -82,7 +85,7 @@ impl Front {
             min_count: 1,
             max_count: 1,
         };
-        let accepted = self.app.server_create(ctx, new, None).await?;
+        let accepted = self.app.server_create(ctx, new, key).await?;
         let row = accepted
             .servers
             .first()
@@ -90,6 +93,31 @@ impl Front {
         row.id
             .parse()
             .map_err(|_| Fault::internal("The server's id cannot be read."))
+    }
+
+    /// Asks for it to be switched on.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn server_start(&self, ctx: &RequestContext, id: ServerId) -> Result<(), Fault> {
+        self.app.server_power(ctx, id, PowerRequest::Start).await
+    }
+
+    /// Asks for it to be switched off.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn server_stop(&self, ctx: &RequestContext, id: ServerId) -> Result<(), Fault> {
+        self.app.server_power(ctx, id, PowerRequest::Stop).await
+    }
+
+    /// Asks for its plug to be pulled and put in again.
+    ///
+    /// # Errors
+    /// As compute's API answers.
+    pub async fn server_reboot(&self, ctx: &RequestContext, id: ServerId) -> Result<(), Fault> {
+        let hard = PowerRequest::Reboot(RebootKind::Hard);
+        self.app.server_power(ctx, id, hard).await
     }
 
     /// Asks for its deletion.

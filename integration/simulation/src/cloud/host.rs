@@ -2,13 +2,20 @@
 //! before it answers, generations and epochs are compared as the real agent
 //! does, and what it does about them takes time. Its process may die; its disk
 //! and its guests stay.
+//!
+//! Power is as the real agent has it, too. What was begun is done to its end,
+//! whatever was asked for meanwhile, and then it is looked again. A reboot is
+//! taken note of while the guest is off. Nothing is said to be as it should be
+//! while something is being done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use yakumo_contracts::api::{
     HostFacts, HostReport, HostReportsClient, RegisterHostRequest, ServerState,
 };
@@ -21,10 +28,36 @@ use yakumo_contracts::compute_host::{
 use yakumo_rpc::{Bus, Incoming, RpcError, ServeOptions, Server, Target, Topic};
 use yakumo_types::{Env, Fault, FaultCode, RequestContext};
 
+use super::Flaw;
 use crate::world::lock;
 
 /// How many guests a host takes.
 pub const ROOM: usize = 3;
+/// The longest until what came before comes once more. A stop and a start fit
+/// in between.
+const AGAIN_WITHIN: u64 = 20_000;
+
+/// What all lives of all hosts have in common.
+#[derive(Clone)]
+pub struct Nature {
+    /// Thousandths of the guests that cannot be started.
+    pub failing: u64,
+    /// Thousandths of the desired states that come once more, later: a broker
+    /// brings again what it does not know to have arrived.
+    pub again: Arc<AtomicU64>,
+    pub flaw: Flaw,
+}
+
+/// What a host does about a server at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Makes the disk, if there is none, and switches the guest on.
+    Start,
+    PullPlug,
+    /// The reboots that were asked for need no more than a start.
+    NoteReboots,
+    Remove,
+}
 
 /// What is there of one server.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +65,11 @@ pub struct Record {
     pub claim: Option<u64>,
     floor: u64,
     pub desired: Option<DesiredServer>,
-    /// The generation that was reached.
-    converged: u64,
+    /// Its disk was made.
+    built: bool,
+    /// Its guest runs.
     pub guest: bool,
+    reboots_done: u64,
     tombstone: bool,
     /// Why the present generation cannot be reached.
     gave_up: Option<String>,
@@ -58,13 +93,15 @@ pub struct Host {
     dirty: Mutex<BTreeSet<String>>,
     news: Notify,
     work: Notify,
-    /// Thousandths of the guests that cannot be started.
-    failing: u64,
+    nature: Nature,
+    /// The server about which something is being done.
+    working: Mutex<Option<String>>,
+    again: UnboundedSender<SetDesiredRequest>,
     reports: HostReportsClient,
 }
 
 impl Record {
-    fn wants(&self, power: Power) -> bool {
+    pub fn wants(&self, power: Power) -> bool {
         self.desired
             .as_ref()
             .is_some_and(|desired| desired.power() == power)
@@ -86,21 +123,73 @@ impl Record {
         self.claim.is_none() && self.desired.is_none()
     }
 
+    /// What is to be done next; nothing if it is as it is wanted, or was given
+    /// up.
+    fn next(&self) -> Option<Step> {
+        let desired = self.desired.as_ref()?;
+        let reboot_is_due = desired.reboot_count > self.reboots_done;
+        match desired.power() {
+            Power::Absent => (!self.tombstone).then_some(Step::Remove),
+            Power::Running if self.gave_up.is_some() => None,
+            Power::Running if self.guest => reboot_is_due.then_some(Step::PullPlug),
+            Power::Running if reboot_is_due => Some(Step::NoteReboots),
+            Power::Running => Some(Step::Start),
+            Power::Stopped | Power::Paused | Power::Unspecified => match self.guest {
+                true => Some(Step::PullPlug),
+                false => reboot_is_due.then_some(Step::NoteReboots),
+            },
+        }
+    }
+
+    /// What a step brought about that was begun for `generation`.
+    fn done(&mut self, step: Step, fails: bool, generation: u64) -> Result<(), Fault> {
+        let Some(desired) = &self.desired else {
+            return Err(stale());
+        };
+        match step {
+            Step::Start if fails => {
+                // A later wish is tried anew.
+                if desired.generation == generation {
+                    self.gave_up = Some("The guest does not start.".into());
+                }
+            }
+            Step::Start => (self.built, self.guest) = (true, true),
+            Step::PullPlug => self.guest = false,
+            Step::NoteReboots => self.reboots_done = desired.reboot_count,
+            Step::Remove => {
+                self.floor = self.floor.max(desired.generation);
+                (self.built, self.guest) = (false, false);
+                self.reboots_done = 0;
+                self.claim = None;
+                self.tombstone = true;
+            }
+        }
+        Ok(())
+    }
+
     fn state(&self, id: &str) -> Option<ServerState> {
         let desired = self.desired.as_ref()?;
+        let next = self.next();
         Some(ServerState {
             server_id: id.to_owned(),
             generation: desired.generation,
-            converged: self.converged >= desired.generation,
-            power_state: if self.guest { "running" } else { "nostate" }.into(),
-            stage: if self.converged >= desired.generation || self.gave_up.is_some() {
-                String::new()
-            } else {
-                "spawning".into()
-            },
+            converged: next.is_none() && self.gave_up.is_none(),
+            power_state: match (self.guest, self.built) {
+                (true, _) => "running",
+                (false, true) => "shutdown",
+                (false, false) => "nostate",
+            }
+            .into(),
+            stage: match next {
+                Some(Step::Start | Step::NoteReboots) => "spawning",
+                Some(Step::PullPlug) => "stopping",
+                Some(Step::Remove) => "removing",
+                None => "",
+            }
+            .into(),
             fault: self.gave_up.clone().unwrap_or_default(),
             fault_is_final: self.gave_up.is_some(),
-            reboot_count: desired.reboot_count,
+            reboot_count: self.reboots_done,
             ..ServerState::default()
         })
     }
@@ -116,10 +205,11 @@ pub async fn start(
     env: Env,
     name: &str,
     disk: Arc<Mutex<Disk>>,
-    failing: u64,
+    nature: Nature,
 ) -> Result<Server, RpcError> {
     let bus = bus.as_host(name);
     let known = lock(&disk).records.keys().cloned().collect();
+    let (again, comes_again) = unbounded_channel();
     let host = Arc::new(Host {
         name: name.to_owned(),
         host_id: format!("00000000-0000-4000-8000-0000{:>08}", name.len()),
@@ -128,7 +218,9 @@ pub async fn start(
         disk,
         news: Notify::new(),
         work: Notify::new(),
-        failing,
+        nature,
+        working: Mutex::default(),
+        again,
         reports: HostReportsClient::new(bus.clone(), Target::service("api"))
             .with_deadline(Duration::from_secs(10)),
     });
@@ -141,6 +233,7 @@ pub async fn start(
         )
         .await?;
     drop(tokio::spawn(Arc::clone(&host).converge()));
+    drop(tokio::spawn(Arc::clone(&host).bring_again(comes_again)));
     drop(tokio::spawn(host.report()));
     Ok(server)
 }
@@ -169,46 +262,118 @@ impl Host {
     /// Makes everything as it is wanted, one after the other.
     async fn converge(self: Arc<Self>) {
         loop {
-            let next = lock(&self.disk)
-                .records
-                .iter()
-                .find(|(_, record)| {
-                    record.gave_up.is_none()
-                        && record
-                            .desired
-                            .as_ref()
-                            .is_some_and(|desired| desired.generation > record.converged)
-                })
-                .map(|(id, _)| id.clone());
-            let Some(id) = next else {
+            let next = lock(&self.disk).records.iter().find_map(|(id, record)| {
+                let generation = record.desired.as_ref()?.generation;
+                Some((id.clone(), record.next()?, generation))
+            });
+            let Some((id, step, generation)) = next else {
                 self.work.notified().await;
                 continue;
             };
-            let takes = 5 + self.env.rng.below(3000);
-            self.env.clock.sleep(Duration::from_millis(takes)).await;
-            let fails = self.env.rng.below(1000) < self.failing;
+            let mut fails = false;
+            if step != Step::NoteReboots {
+                *lock(&self.working) = Some(id.clone());
+                let takes = 5 + self.env.rng.below(3000);
+                self.env.clock.sleep(Duration::from_millis(takes)).await;
+                fails = self.env.rng.below(1000) < self.nature.failing;
+                *lock(&self.working) = None;
+            }
             // Forgotten meanwhile: nothing to do.
-            let _ = self.change(&id, |record| {
-                let Some(desired) = &record.desired else {
-                    return Err(stale());
-                };
-                match desired.power() {
-                    Power::Absent => {
-                        record.guest = false;
-                        record.claim = None;
-                        record.tombstone = true;
-                    }
-                    _ if fails => {
-                        record.gave_up = Some("The guest does not start.".into());
-                        return Ok(());
-                    }
-                    _ => record.guest = true,
-                }
-                record.converged = desired.generation;
-                Ok(())
-            });
+            let _ = self.change(&id, |record| record.done(step, fails, generation));
             self.say(&id);
         }
+    }
+
+    async fn bring_again(self: Arc<Self>, mut again: UnboundedReceiver<SetDesiredRequest>) {
+        while let Some(request) = again.recv().await {
+            let later = Duration::from_millis(self.env.rng.below(AGAIN_WITHIN));
+            let host = Arc::clone(&self);
+            drop(tokio::spawn(async move {
+                host.env.clock.sleep(later).await;
+                // Nobody waits for the answer.
+                let _ = host.take(request);
+            }));
+        }
+    }
+
+    /// What is said of a server. While something is being done about it, it is
+    /// not as it should be, whatever was asked for meanwhile.
+    fn state_of(&self, id: &str, record: &Record) -> Option<ServerState> {
+        let mut state = record.state(id)?;
+        if lock(&self.working).as_deref() == Some(id) {
+            state.converged = false;
+            if state.stage.is_empty() {
+                state.stage = "working".into();
+            }
+        }
+        Some(state)
+    }
+
+    /// Takes a desired state, or says why not.
+    fn take(&self, request: SetDesiredRequest) -> Result<(), Fault> {
+        let mut desired = request
+            .server
+            .ok_or_else(|| Fault::invalid("There is no server."))?;
+        if matches!(desired.power(), Power::Paused | Power::Unspecified) {
+            return Err(Fault::invalid("This host knows no such power."));
+        }
+        let id = desired.server_id.clone();
+        self.change(&id, |record| {
+            record.pass(request.fence.as_ref())?;
+            let known = record
+                .desired
+                .as_ref()
+                .map_or(0, |mine| mine.generation)
+                .max(record.floor);
+            let absent = desired.power() == Power::Absent;
+            let late = desired.generation < known;
+            if late {
+                let goes = absent || record.wants(Power::Absent);
+                if goes || self.nature.flaw != Flaw::OlderPower {
+                    return Err(stale());
+                }
+                desired.generation = known;
+            }
+            if record.tombstone {
+                if !absent {
+                    return Err(Fault::conflict("The server was removed from this host."));
+                }
+                record.floor = record.floor.max(desired.generation);
+                record.desired = Some(desired);
+                return Ok(());
+            }
+            if absent && record.is_bare() {
+                record.tombstone = true;
+                record.floor = record.floor.max(desired.generation);
+                record.desired = Some(desired);
+                return Ok(());
+            }
+            if !absent && record.claim.is_none() {
+                return Err(Fault::conflict("The server has no claim on this host."));
+            }
+            if let Some(mine) = &record.desired
+                && !late
+            {
+                let wish = |it: &DesiredServer| (it.power(), it.reboot_count, it.reboot_hard);
+                if mine.generation == desired.generation {
+                    if wish(mine) == wish(&desired) {
+                        return Ok(());
+                    }
+                    return Err(Fault::conflict(
+                        "The same generation asked for another thing.",
+                    ));
+                }
+                if mine.power() == Power::Absent && !absent {
+                    return Err(Fault::conflict("The server is being removed."));
+                }
+            }
+            record.gave_up = None;
+            record.desired = Some(desired);
+            Ok(())
+        })?;
+        self.work.notify_one();
+        self.say(&id);
+        Ok(())
     }
 
     fn say(&self, id: &str) {
@@ -287,7 +452,7 @@ impl Host {
             running_servers: claims,
             servers: batch
                 .iter()
-                .filter_map(|id| disk.records.get(id)?.state(id))
+                .filter_map(|id| self.state_of(id, disk.records.get(id)?))
                 .collect(),
             ..HostReport::default()
         }
@@ -381,59 +546,11 @@ impl ComputeHostServer for Host {
     }
 
     async fn set_desired(&self, _: &Incoming, request: SetDesiredRequest) -> Result<Empty, Fault> {
-        let desired = request
-            .server
-            .ok_or_else(|| Fault::invalid("There is no server."))?;
-        let id = desired.server_id.clone();
-        self.change(&id, |record| {
-            record.pass(request.fence.as_ref())?;
-            let known = record
-                .desired
-                .as_ref()
-                .map_or(0, |mine| mine.generation)
-                .max(record.floor);
-            if desired.generation < known {
-                return Err(stale());
-            }
-            let absent = desired.power() == Power::Absent;
-            if record.tombstone {
-                if !absent {
-                    return Err(Fault::conflict("The server was removed from this host."));
-                }
-                record.converged = desired.generation;
-                record.floor = record.floor.max(desired.generation);
-                record.desired = Some(desired);
-                return Ok(());
-            }
-            if absent && record.is_bare() {
-                record.tombstone = true;
-                record.converged = desired.generation;
-                record.floor = record.floor.max(desired.generation);
-                record.desired = Some(desired);
-                return Ok(());
-            }
-            if !absent && record.claim.is_none() {
-                return Err(Fault::conflict("The server has no claim on this host."));
-            }
-            if let Some(mine) = &record.desired {
-                if mine.generation == desired.generation && mine.power() != desired.power() {
-                    return Err(Fault::conflict(
-                        "The same generation asked for another thing.",
-                    ));
-                }
-                if mine.power() == Power::Absent && !absent {
-                    return Err(Fault::conflict("The server is being removed."));
-                }
-                if mine.generation == desired.generation {
-                    return Ok(());
-                }
-            }
-            record.gave_up = None;
-            record.desired = Some(desired);
-            Ok(())
-        })?;
-        self.work.notify_one();
-        self.say(&id);
+        if self.env.rng.below(1000) < self.nature.again.load(Ordering::Relaxed) {
+            // The receiver ends with the process.
+            let _ = self.again.send(request.clone());
+        }
+        self.take(request)?;
         Ok(Empty {})
     }
 
@@ -474,7 +591,7 @@ impl ComputeHostServer for Host {
     ) -> Result<ListServersReply, Fault> {
         let mut reply = ListServersReply::default();
         for (id, record) in &lock(&self.disk).records {
-            match record.state(id) {
+            match self.state_of(id, record) {
                 Some(state) => reply.servers.push(ServerReport {
                     server_id: id.clone(),
                     generation: state.generation,

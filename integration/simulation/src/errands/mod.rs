@@ -31,7 +31,7 @@ use crate::scenario::{Detail, NoSeal, Run, bus_faults, listening, store_faults, 
 use crate::store::{
     EFFECTS, ErrandTables, OVERTAKEN, OutsideTables, UNFINISHED, WORKFLOWS, word_say,
 };
-use crate::world::{ProcessId, World, lock};
+use crate::world::{Chance, ProcessId, World, lock};
 
 /// What is wrong on purpose, so that a test can see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,23 @@ pub enum Flaw {
     CarelessReceiver,
     /// The outside world takes a message of a claim that has undone that step.
     LateReceiver,
+}
+
+impl Flaw {
+    /// A flaw is looked for where it is: of messages that are late there are few
+    /// by themselves, and of those few come after what was undone.
+    fn bus_faults(self, chance: &Chance) -> Faults {
+        let faults = bus_faults(chance);
+        match self {
+            Self::LateReceiver => Faults {
+                duplicate: 300,
+                delay: 900,
+                delay_limit: Duration::from_secs(8),
+                ..faults
+            },
+            Self::None | Self::UnfencedWrites | Self::CarelessReceiver => faults,
+        }
+    }
 }
 
 const WORKERS: usize = 3;
@@ -183,7 +200,7 @@ impl Scene {
 
     fn trouble(&mut self) -> anyhow::Result<()> {
         let chance = Arc::clone(self.world.chance());
-        self.control.set(bus_faults(&chance));
+        self.control.set(self.flaw.bus_faults(&chance));
         self.store.set_faults(store_faults(&chance));
         self.outside_store.set_faults(store_faults(&chance));
         let mut submitted = 0;
@@ -262,7 +279,12 @@ impl Scene {
     fn disturb(&mut self) -> anyhow::Result<()> {
         let chance = Arc::clone(self.world.chance());
         let index = usize::try_from(chance.below(WORKERS as u64)).unwrap_or(0);
-        match chance.below(10) {
+        let what = match self.flaw {
+            // Nothing is undone as soon as what is called off.
+            Flaw::LateReceiver if chance.happens(600) => 7,
+            _ => chance.below(10),
+        };
+        match what {
             0..=2 => {
                 if let Some(worker) = self.workers.get(index) {
                     self.world.kill(worker.process);

@@ -199,11 +199,14 @@ async fn apply(
         tracing::info!(server = row.id, from = %before.vm, to = %next.vm, "the host found a change");
         match event {
             ServerEvent::GuestStopped => {
-                // Its owner switched it off: that is the new intent, and a
-                // restart of the host must not switch it on again.
+                // Its owner switched it off, or the host gave up to switch it on
+                // and says why: that it is off is the new intent, and a restart
+                // of the host must not switch it on again.
+                let given_up = reported.fault_is_final && !reported.fault.is_empty();
+                let why = given_up.then(|| fault_document(&Fault::internal(&reported.fault), now));
                 change = change
                     .desired(generation.saturating_add(1), "stopped", row.reboot_count)
-                    .fault(None);
+                    .fault(why);
                 issued = true;
             }
             ServerEvent::GuestCrashed => {

@@ -17,6 +17,9 @@ use crate::app::App;
 use crate::app::hosts::WRITE_HEARD_EVERY;
 use crate::app::passing_on::PASS_ON_EVERY;
 
+#[cfg(test)]
+pub(crate) use stuck::Stuck;
+
 /// How often it is looked whether hosts' own lists are to be compared with the
 /// rows; how many at a time, `pace` says.
 const SYNC_EVERY: Duration = Duration::from_secs(1);

@@ -18,12 +18,12 @@ use crate::store::servers::{self as store, Expected, Server, ServerChange, state
 const AGE: Duration = Duration::from_secs(120);
 const PORTION: u64 = 200;
 
-pub(super) struct Stuck {
+pub(crate) struct Stuck {
     app: Arc<App>,
 }
 
 impl Stuck {
-    pub(super) fn new(app: Arc<App>) -> Self {
+    pub(crate) fn new(app: Arc<App>) -> Self {
         Self { app }
     }
 

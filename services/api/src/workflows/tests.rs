@@ -33,6 +33,7 @@ use crate::store::servers::{
 use crate::store::volumes::{self, ServerVolume};
 
 mod statements;
+mod stuck_tests;
 mod volume_tests;
 
 #[allow(dead_code, reason = "the handlers' tests use the rest")]

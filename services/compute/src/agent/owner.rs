@@ -478,7 +478,9 @@ impl Owner {
                     Err(_) => Some(Some(self.pause_after_failure())),
                 };
             }
-            Action::AskToStop => {
+            // A newer wish may find it off, and must not take it for a guest that
+            // has ended by itself.
+            Action::AskToStop | Action::PullPlug => {
                 let now = self.host.env.clock.monotonic();
                 let first = self
                     .asked()
@@ -489,7 +491,6 @@ impl Owner {
             Action::Rest
             | Action::Remember(_)
             | Action::Wait(_)
-            | Action::PullPlug
             | Action::Pause
             | Action::Resume
             | Action::Attach(_)
