@@ -41,6 +41,8 @@ const VOLUME: Routes = &[
     ("/volumes/ID/action", &["POST"]),
     ("/volumes/ID/metadata", &["GET", "POST", "PUT"]),
     ("/volumes/ID/metadata/a", &["GET", "PUT", "DELETE"]),
+    ("/messages", &["GET"]),
+    ("/messages/ID", &["GET"]),
     ("/types", &["GET"]),
     ("/types/ID", &["GET"]),
     ("/limits", &["GET"]),

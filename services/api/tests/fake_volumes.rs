@@ -1,6 +1,7 @@
 //! The volume service, as far as the api service can tell.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use yakumo_contracts::volume::{
     UpdateVolumeRequest, Volume, VolumeRequest, VolumesHandler, VolumesServer,
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Topic};
-use yakumo_types::Fault;
+use yakumo_types::{Fault, ProjectId, RequestContext, Timestamp};
 
 use super::{Epochs, FakeHost, Trouble, epoch_of};
 
@@ -24,6 +25,37 @@ pub struct FakeVolume {
     pub status: String,
     pub attachment: Option<String>,
     pub exported: bool,
+    /// Why it is in error.
+    pub fault: String,
+    /// When it was made, and when it was changed last.
+    pub times: (i64, i64),
+}
+
+impl FakeVolume {
+    fn shown(&self, id: &str) -> Volume {
+        Volume {
+            id: id.to_owned(),
+            project_id: self.project_id.clone(),
+            status: self.status.clone(),
+            size: 1,
+            fault: self.fault.clone(),
+            created_at: self.times.0,
+            updated_at: self.times.1,
+            ..Volume::default()
+        }
+    }
+
+    fn is_within(&self, walls: Option<ProjectId>) -> bool {
+        walls.is_none_or(|project| self.project_id.parse() == Ok(project))
+    }
+}
+
+/// The project that the caller is kept within; none for administrators.
+fn walls(ctx: &RequestContext) -> Result<Option<ProjectId>, Fault> {
+    if ctx.is_admin() {
+        return Ok(None);
+    }
+    ctx.require_reader().map(Some)
 }
 
 /// The volume service, whose storage host does everything at once.
@@ -42,6 +74,8 @@ pub struct FakeVolumes {
     pub living: Mutex<Vec<StorageHost>>,
     /// The keys of requests for new ones.
     pub keys: Mutex<Vec<Option<IdempotencyKey>>>,
+    /// As many volumes fit into one reply; 0 for all.
+    pub reply_holds: AtomicUsize,
 }
 
 #[async_trait]
@@ -102,6 +136,25 @@ impl FakeVolumes {
         volumes.insert(volume.to_owned(), volume_of);
     }
 
+    /// Makes a volume that fell into this state, so many seconds after 1970.
+    pub fn add_failed(&self, volume: &str, project: &str, status: &str, at: i64) {
+        let made = Timestamp::from_secs(at).as_micros();
+        let failed = FakeVolume {
+            project_id: project.to_owned(),
+            status: status.to_owned(),
+            fault: format!("No room for {volume}."),
+            times: (made, made + 1),
+            ..FakeVolume::default()
+        };
+        let mut volumes = self.volumes.lock().unwrap();
+        volumes.insert(volume.to_owned(), failed);
+    }
+
+    pub fn set_status(&self, volume: &str, status: &str) {
+        let mut volumes = self.volumes.lock().unwrap();
+        volumes.get_mut(volume).unwrap().status = status.to_owned();
+    }
+
     pub fn get(&self, volume: &str) -> FakeVolume {
         self.volumes.lock().unwrap()[volume].clone()
     }
@@ -152,22 +205,67 @@ impl VolumesServer for FakeVolumes {
 
     async fn list_volumes(
         &self,
-        _: &Incoming,
-        _: ListVolumesRequest,
+        call: &Incoming,
+        request: ListVolumesRequest,
     ) -> Result<ListVolumesReply, Fault> {
-        Ok(ListVolumesReply::default())
+        let walls: Option<ProjectId> = match (request.all_projects, call.context.is_admin()) {
+            (true, true) if request.project_id.is_empty() => None,
+            (true, true) => Some(
+                request
+                    .project_id
+                    .parse()
+                    .map_err(|_| Fault::invalid("The project id is not valid."))?,
+            ),
+            _ => Some(call.context.require_reader()?),
+        };
+        let by_id = request.sort_key == "id";
+        let place = |it: &Volume| (if by_id { 0 } else { it.created_at }, it.id.clone());
+        let volumes = self.volumes.lock().unwrap();
+        let mut found: Vec<Volume> = volumes
+            .iter()
+            .filter(|(id, it)| {
+                it.is_within(walls)
+                    && (request.status.is_empty() || it.status == request.status)
+                    && (request.ids.is_empty() || request.ids.contains(id))
+            })
+            .map(|(id, it)| it.shown(id))
+            .collect();
+        let page = request.page.unwrap_or_default();
+        if !page.marker.is_empty() {
+            let marker = volumes
+                .get(&page.marker)
+                .filter(|it| it.is_within(walls))
+                .ok_or_else(|| Fault::invalid("The marker names no volume."))?;
+            let marker = place(&marker.shown(&page.marker));
+            found.retain(|it| match request.sort_ascending {
+                true => place(it) > marker,
+                false => place(it) < marker,
+            });
+        }
+        found.sort_by_key(place);
+        if !request.sort_ascending {
+            found.reverse();
+        }
+        let holds = self.reply_holds.load(Ordering::SeqCst);
+        let most = [usize::try_from(page.limit).unwrap(), holds];
+        let most = most.into_iter().filter(|most| *most > 0).min();
+        let most = most.unwrap_or(usize::MAX);
+        let more = found.len() > most;
+        found.truncate(most);
+        Ok(ListVolumesReply {
+            volumes: found,
+            more,
+        })
     }
 
-    async fn show_volume(&self, _: &Incoming, request: VolumeRequest) -> Result<Volume, Fault> {
+    async fn show_volume(&self, call: &Incoming, request: VolumeRequest) -> Result<Volume, Fault> {
+        let walls = walls(&call.context)?;
         let volumes = self.volumes.lock().unwrap();
-        let volume = volumes.get(&request.id).ok_or_else(not_here)?;
-        Ok(Volume {
-            id: request.id,
-            project_id: volume.project_id.clone(),
-            status: volume.status.clone(),
-            size: 1,
-            ..Volume::default()
-        })
+        let volume = volumes
+            .get(&request.id)
+            .filter(|it| it.is_within(walls))
+            .ok_or_else(not_here)?;
+        Ok(volume.shown(&request.id))
     }
 
     async fn update_volume(&self, _: &Incoming, _: UpdateVolumeRequest) -> Result<Volume, Fault> {

@@ -21,6 +21,7 @@ mod joining;
 mod key_pairs;
 mod keys_travel;
 mod listing;
+mod messages;
 mod metadata;
 mod power;
 mod quotas;

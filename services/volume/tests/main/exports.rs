@@ -5,7 +5,7 @@ use std::path::Path;
 use yakumo_contracts::volume::{Connection, VolumeRequest};
 use yakumo_contracts::volume_host::{ExportRequest, VolumeHostClient};
 use yakumo_db::Backend;
-use yakumo_host::{Cmd, CommandRunner, RealRunner};
+use yakumo_host::{Cmd, CommandError, CommandRunner, Output, RealRunner};
 use yakumo_rpc::Target;
 use yakumo_types::FaultCode;
 use yakumo_volume::Driver;
@@ -14,19 +14,24 @@ use crate::cloud::{ATTACHMENT, Cloud, HOST, SECOND, SERVER, reserve, step};
 
 crate::on_every_database!(a_volume_has_one_server_and_an_overtaken_worker_cannot_change_that,);
 
-async fn qemu_io(connection: &Connection, command: &str) -> bool {
+/// What `qemu-io` says of one command to an export.
+pub async fn said(connection: &Connection, command: &str) -> Result<Output, CommandError> {
     let target = format!(
         "nbd+unix:///{}?socket={}",
         connection.nbd_export, connection.nbd_socket
     );
     let args = ["-f", "raw", "-c", command, target.as_str()];
-    RealRunner::new()
-        .run(Cmd::new("qemu-io", args))
-        .await
-        .is_ok_and(|output| !output.text().contains("failed"))
+    RealRunner::new().execute(&Cmd::new("qemu-io", args)).await
 }
 
-fn daemon(folder: &Path) -> i32 {
+async fn qemu_io(connection: &Connection, command: &str) -> bool {
+    said(connection, command)
+        .await
+        .is_ok_and(|output| output.success() && !output.text().contains("failed"))
+}
+
+/// The process that serves the attachment's export.
+pub fn daemon(folder: &Path) -> i32 {
     let name = format!("run/{}.pid", ATTACHMENT.replace('-', ""));
     std::fs::read_to_string(folder.join(name))
         .unwrap()

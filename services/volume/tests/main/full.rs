@@ -1,12 +1,16 @@
 //! A storage host whose disk is full.
 
-use yakumo_contracts::volume::{QuotaRequest, VolumeRequest};
+use anyhow::{Result, ensure};
+use nix::mount::{MsFlags, mount};
+use yakumo_contracts::volume::{Connection, QuotaRequest, VolumeRequest};
 use yakumo_db::Backend;
+use yakumo_host::{Cmd, CommandRunner, RealRunner};
 use yakumo_testing::disks::SmallDisk;
 use yakumo_types::RequestContext;
 use yakumo_volume::Driver;
 
-use crate::cloud::Cloud;
+use crate::cloud::{ATTACHMENT, Cloud, SECOND, reserve, step};
+use crate::exports::{daemon, said};
 
 async fn remove(cloud: &Cloud, ctx: &RequestContext, id: &str) {
     let request = VolumeRequest { id: id.to_owned() };
@@ -44,4 +48,110 @@ async fn a_volume_that_finds_no_room_fails_with_a_cause_and_removing_makes_room(
     cloud.available(&ctx, "new").await;
     let kept = cloud.show(&ctx, &kept).await.unwrap();
     assert_eq!(kept.status, "available");
+}
+
+/// Makes the disk as large as this. To fill it up would take that much memory.
+fn resize(disk: &SmallDisk, kib: u64) -> Result<()> {
+    mount(
+        None::<&str>,
+        disk.path(),
+        None::<&str>,
+        MsFlags::MS_REMOUNT | MsFlags::MS_NODEV | MsFlags::MS_NOSUID,
+        Some(format!("size={kib}k").as_str()),
+    )?;
+    Ok(())
+}
+
+/// A command for one MiB of a volume; each has other bytes.
+fn piece(verb: &str, number: u32) -> String {
+    format!("{verb} -P {} {number}M 1M", number + 1)
+}
+
+/// Whether the first MiB of the volume are as they were written.
+async fn are_kept(connection: &Connection, count: u32) -> Result<()> {
+    for number in 0..count {
+        let read = said(connection, &piece("read", number)).await?;
+        ensure!(read.success(), "MiB {number} of {count}: {read:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_finds_no_room_is_refused_and_what_was_written_stays() -> Result<()> {
+    const WHOLE: u64 = 2 << 20;
+    let disk = SmallDisk::new(WHOLE)?;
+    let data_dir = Some(disk.path().to_owned());
+    let cloud = Cloud::in_folder(Backend::Sqlite, Driver::File, data_dir).await;
+    let (ctx, client) = (cloud.member(1), &cloud.volumes);
+    let id = cloud.available(&ctx, "data").await;
+    let taken = reserve(&id, ATTACHMENT, 1);
+    client.reserve_attachment(&ctx, taken).await?;
+    let connection = client.connect_attachment(&ctx, step(ATTACHMENT, 1));
+    let connection = connection.await?;
+    let complete = step(ATTACHMENT, 1);
+    client.complete_attachment(&ctx, complete).await?;
+    let serves = daemon(disk.path());
+
+    resize(&disk, 8 << 10)?;
+    let mut count = 0;
+    let refused = loop {
+        ensure!(count < 8, "a disk of 8 MiB took {count}");
+        let written = said(&connection, &piece("write", count)).await?;
+        if !written.success() {
+            break written;
+        }
+        count += 1;
+    };
+    ensure!(count > 0, "{refused:?}");
+    let told = refused.text();
+    ensure!(told.contains("No space left on device"), "{refused:?}");
+
+    // The export goes on, and so does what needs no more room.
+    are_kept(&connection, count).await?;
+    let again = said(&connection, &piece("write", 0)).await?;
+    ensure!(again.success(), "{again:?}");
+    let still = said(&connection, &piece("write", count)).await?;
+    ensure!(
+        still.text().contains("No space left on device"),
+        "{still:?}"
+    );
+    ensure!(daemon(disk.path()) == serves, "the daemon was replaced");
+    let shown = cloud.show(&ctx, &id).await?;
+    ensure!(
+        shown.status == "in-use" && shown.fault.is_empty(),
+        "{shown:?}"
+    );
+
+    // There is no room for another volume, which says so.
+    let other = cloud.create(&ctx, "other").await?.id;
+    cloud.reaches(&ctx, &other, "error").await;
+    let other = cloud.show(&ctx, &other).await?;
+    ensure!(other.fault.contains("room"), "{other:?}");
+
+    resize(&disk, WHOLE)?;
+    let written = said(&connection, &piece("write", count)).await?;
+    ensure!(written.success(), "{written:?}");
+    are_kept(&connection, count + 1).await?;
+    ensure!(daemon(disk.path()) == serves, "the daemon was replaced");
+    remove(&cloud, &ctx, &other.id).await;
+
+    // It is in the file, which is whole, and not only in the daemon.
+    client.begin_detach(&ctx, step(ATTACHMENT, 2)).await?;
+    let release = step(ATTACHMENT, 2);
+    client.release_attachment(&ctx, release).await?;
+    let shown = cloud.show(&ctx, &id).await?;
+    ensure!(shown.status == "available", "{shown:?}");
+    let file = format!("volume/volumes/{id}.qcow2");
+    let file = disk.path().join(file).display().to_string();
+    let check = Cmd::new("qemu-img", ["check".to_owned(), file]);
+    let check = RealRunner::new().execute(&check).await?;
+    // 3: some of the file is used by nothing, which harms nobody.
+    ensure!(matches!(check.status, Some(0 | 3)), "{check:?}");
+    let taken = reserve(&id, SECOND, 3);
+    client.reserve_attachment(&ctx, taken).await?;
+    let connection = client.connect_attachment(&ctx, step(SECOND, 3)).await?;
+    are_kept(&connection, count + 1).await?;
+    let release = step(SECOND, 4);
+    client.release_attachment(&ctx, release).await?;
+    Ok(())
 }

@@ -1,11 +1,13 @@
-//! Volume API v3 (Cinder's), at base version 3.0.
+//! Volume API v3 (Cinder's), at microversions 3.0 to 3.3.
 //!
 //! Volumes belong to the volume service; this surface parses, asks it over
 //! the bus and renders. Every path exists with the project in it
 //! (`/v3/{project}/volumes`) and without (`/v3/volumes`); a project in the
-//! path must be that of the token.
+//! path must be that of the token. What later microversions have added is there
+//! at each of them; they only decide how a filter is read.
 
 mod limits;
+mod messages;
 mod quotas;
 mod types;
 mod versions;
@@ -16,9 +18,17 @@ use axum::extract::FromRequestParts;
 use axum::extract::RawPathParams;
 use axum::http::request::Parts;
 use axum::routing::{get, post};
+use serde_json::{Value, json};
 use yakumo_contracts::volume::VolumesClient;
-use yakumo_http::{Auth, HttpFault};
+use yakumo_http::{Auth, BaseUrl, HttpFault, Microversion, MicroversionRange, microversions};
 use yakumo_types::{Fault, ProjectId, RequestContext};
+
+const RANGE: MicroversionRange = MicroversionRange {
+    service: "volume",
+    legacy_header: None,
+    min: Microversion { major: 3, minor: 0 },
+    max: Microversion { major: 3, minor: 3 },
+};
 
 /// What the surface needs.
 #[derive(Clone)]
@@ -52,6 +62,8 @@ pub fn router(state: VolumeState) -> Router {
                 .put(volumes::metadata_item_put)
                 .delete(volumes::metadata_item_delete),
         )
+        .route("/messages", get(messages::list))
+        .route("/messages/{id}", get(messages::show))
         .route("/types", get(types::list))
         .route("/types/{id}", get(types::show))
         .route("/limits", get(limits::show))
@@ -63,12 +75,21 @@ pub fn router(state: VolumeState) -> Router {
             get(quotas::show).put(quotas::update).delete(quotas::delete),
         )
         .route("/os-quota-sets/{target}/defaults", get(quotas::defaults));
-    Router::new()
-        .route("/", get(versions::all))
+    let versioned = Router::new()
         .route("/v3", get(versions::v3))
         .nest("/v3", resources.clone())
         .nest("/v3/{project_id}", resources)
-        .with_state(state)
+        .with_state(state);
+    microversions(versioned, RANGE).route("/", get(versions::all))
+}
+
+/// A resource's links, with the caller's project in them.
+fn links(base: &BaseUrl, ctx: &RequestContext, collection: &str, id: &str) -> Value {
+    let project = ctx.project_id.map(|id| id.simple()).unwrap_or_default();
+    json!([
+        { "rel": "self", "href": base.join(&format!("/v3/{project}/{collection}/{id}")) },
+        { "rel": "bookmark", "href": base.join(&format!("/{project}/{collection}/{id}")) },
+    ])
 }
 
 /// The caller, whose project is the one in the path, if the path has one.

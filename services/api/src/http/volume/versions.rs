@@ -5,12 +5,14 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use yakumo_http::{BaseUrl, json_response, ok};
 
+use super::RANGE;
+
 fn version(base: &BaseUrl) -> Value {
     json!({
         "id": "v3.0",
         "status": "CURRENT",
-        "version": "3.0",
-        "min_version": "3.0",
+        "version": RANGE.max.to_string(),
+        "min_version": RANGE.min.to_string(),
         "updated": "2026-11-01T00:00:00Z",
         "links": [{ "rel": "self", "href": base.join("/v3/") }],
         "media-types": [{ "base": "application/json", "type": "application/vnd.openstack.volume+json;version=3" }],

@@ -1,5 +1,6 @@
 //! `/volumes`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,14 +12,17 @@ use yakumo_contracts::volume::{
     Attachment, CreateVolumeRequest, ListVolumesRequest, UpdateVolumeRequest, Volume, VolumeRequest,
 };
 use yakumo_http::{
-    BaseUrl, HttpResult, KeyedJson, Paging, Path, QueryPairs, SortDirection, StrictJson, accepted,
-    empty, ok,
+    BaseUrl, HttpResult, KeyedJson, Microversion, Paging, Path, QueryPairs, SortDirection,
+    StrictJson, accepted, empty, ok,
 };
 use yakumo_types::{Fault, RequestContext, Timestamp};
 
-use super::{Caller, VolumeState};
+use super::{Caller, VolumeState, links};
 
 const MAX_PAGE: u64 = 1000;
+
+/// From here on the filter `bootable` is true or false, or refused.
+const STRICT_BOOTABLE: Microversion = Microversion { major: 3, minor: 2 };
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,14 +119,6 @@ fn attachment(it: &Attachment, admin: bool) -> Value {
     })
 }
 
-fn links(base: &BaseUrl, ctx: &RequestContext, id: &str) -> Value {
-    let project = ctx.project_id.map(|id| id.simple()).unwrap_or_default();
-    json!([
-        { "rel": "self", "href": base.join(&format!("/v3/{project}/volumes/{id}")) },
-        { "rel": "bookmark", "href": base.join(&format!("/{project}/volumes/{id}")) },
-    ])
-}
-
 fn render(it: &Volume, base: &BaseUrl, ctx: &RequestContext) -> Value {
     let admin = ctx.is_admin();
     let mut volume = json!({
@@ -134,7 +130,7 @@ fn render(it: &Volume, base: &BaseUrl, ctx: &RequestContext) -> Value {
         "volume_type": it.volume_type,
         "availability_zone": it.availability_zone,
         "attachments": it.attachments.iter().filter(|it| it.status != "reserved").map(|it| attachment(it, admin)).collect::<Vec<_>>(),
-        "links": links(base, ctx, &it.id),
+        "links": links(base, ctx, "volumes", &it.id),
         "user_id": simple(&it.user_id),
         "bootable": it.bootable.to_string(),
         "encrypted": false,
@@ -165,17 +161,29 @@ fn id_of(path: &HashMap<String, String>) -> String {
     path.get("id").cloned().unwrap_or_default()
 }
 
+/// What the filter `bootable` wants. Before 3.2 everything is true that is not
+/// false.
+fn bootable(query: &QueryPairs, version: Microversion) -> Result<Option<bool>, Fault> {
+    if version >= STRICT_BOOTABLE {
+        return query.flag("bootable");
+    }
+    let wanted = query.get("bootable");
+    Ok(wanted.map(|text| !text.eq_ignore_ascii_case("false")))
+}
+
 async fn page(
     state: &VolumeState,
     ctx: &RequestContext,
     paging: &Paging,
     query: &QueryPairs,
+    version: Microversion,
 ) -> Result<(Vec<Volume>, bool), Fault> {
     if paging.sort.len() > 1 {
         return Err(Fault::invalid("Volumes are sorted by one key."));
     }
     let (sort_key, direction) = paging.sort.first().cloned().unwrap_or_default();
-    if paging.limit == Some(0) {
+    // No volume is bootable here.
+    if bootable(query, version)? == Some(true) || paging.limit == Some(0) {
         return Ok((Vec::new(), false));
     }
     let request = ListVolumesRequest {
@@ -222,13 +230,16 @@ impl Listing {
 pub async fn list(
     State(state): State<VolumeState>,
     Caller(ctx): Caller,
+    Extension(version): Extension<Microversion>,
     paging: Paging,
     query: QueryPairs,
     base: BaseUrl,
 ) -> HttpResult<Response> {
-    let (volumes, more) = page(&state, &ctx, &paging, &query).await?;
-    let brief =
-        |it: &Volume| json!({ "id": it.id, "name": it.name, "links": links(&base, &ctx, &it.id) });
+    let (volumes, more) = page(&state, &ctx, &paging, &query, version).await?;
+    let brief = |it: &Volume| {
+        let links = links(&base, &ctx, "volumes", &it.id);
+        json!({ "id": it.id, "name": it.name, "links": links })
+    };
     Ok(listing(&volumes, more, &base, "/v3/volumes", &query, brief).into_response())
 }
 
@@ -236,11 +247,12 @@ pub async fn list(
 pub async fn list_detail(
     State(state): State<VolumeState>,
     Caller(ctx): Caller,
+    Extension(version): Extension<Microversion>,
     paging: Paging,
     query: QueryPairs,
     base: BaseUrl,
 ) -> HttpResult<Response> {
-    let (volumes, more) = page(&state, &ctx, &paging, &query).await?;
+    let (volumes, more) = page(&state, &ctx, &paging, &query, version).await?;
     let whole = |it: &Volume| render(it, &base, &ctx);
     Ok(listing(&volumes, more, &base, "/v3/volumes/detail", &query, whole).into_response())
 }
