@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait as _, QueryResult, Statement};
 use serde_json::Value;
 use yakumo_db::{Db, DbConfig};
 
-use super::journal::{Journal, Removed};
+use super::journal::{Asked, Journal, Removed, Volume};
 use super::real_hosts;
 use crate::client::{Api, Client, list, text};
 use crate::cloud::{TestCloud, host_name};
@@ -119,11 +119,18 @@ impl<'a> Audit<'a> {
                 self.presence("volume", id, volume.removed, now.is_some());
                 let Some(now) = now else { continue };
                 let server = now["attachments"][0]["server_id"].as_str();
-                let server = server.map(str::to_owned);
-                if !volume.servers.contains(&server) {
-                    let told = &volume.servers;
+                if !volume.may_be(server) {
+                    self.elsewhere(id, volume, server).await?;
+                }
+            }
+            for (id, asked) in &journal.undone {
+                if !self.has_failed(id, asked).await? {
+                    let Asked {
+                        server, request, ..
+                    } = asked;
                     self.violation(format!(
-                        "volume {id} is attached to {server:?}; its user knows {told:?}"
+                        "volume {id} did not stay at server {server}, as {request} was told, \
+                         and nobody says why"
                     ));
                 }
             }
@@ -146,6 +153,34 @@ impl<'a> Audit<'a> {
             }
         }
         self.strangers(&there, &known)
+    }
+
+    /// A volume that is not where its user was told that it is.
+    async fn elsewhere(&mut self, id: &str, volume: &Volume, server: Option<&str>) -> Result<()> {
+        for asked in volume.unless_failed(server) {
+            if self.has_failed(id, &asked).await? {
+                return Ok(());
+            }
+        }
+        let told = &volume.servers;
+        self.violation(format!(
+            "volume {id} is attached to {server:?}; its user knows {told:?}"
+        ));
+        Ok(())
+    }
+
+    /// Whether people are shown that, and why, nothing came of what was accepted.
+    async fn has_failed(&mut self, volume: &str, asked: &Asked) -> Result<bool> {
+        let path = format!("/servers/{}/os-instance-actions", asked.server);
+        let actions = self.world.admin.get(Api::Compute, &path).await?.ok()?;
+        let Some(why) = asked.failure(list(&actions, "instanceActions")?) else {
+            return Ok(false);
+        };
+        let (what, server) = (if asked.attach { "to" } else { "from" }, &asked.server);
+        self.notes.push(format!(
+            "volume {volume} did not come {what} server {server}: {why}"
+        ));
+        Ok(true)
     }
 
     fn presence(&mut self, kind: &str, id: &str, removed: Removed, there: bool) {
@@ -338,7 +373,8 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    /// What each host is said to have promised, with one vCPU for a server.
+    /// What each host is said to have promised, with one vCPU for a server, and to
+    /// run: what its hypervisor says, as the servers' power states do.
     async fn claims(&mut self, there: &Inventory) -> Result<()> {
         let path = "/os-hypervisors/detail";
         let hosts = self.world.admin.get(Api::Compute, path).await?.ok()?;
@@ -347,14 +383,20 @@ impl<'a> Audit<'a> {
             if host["state"] != "up" {
                 self.violation(format!("host {name} is {}", host["state"]));
             }
-            let found = there.servers.values();
-            let found = found
-                .filter(|server| server["OS-EXT-SRV-ATTR:host"] == name)
+            let here = there.servers.values();
+            let here = here.filter(|server| server["OS-EXT-SRV-ATTR:host"] == name);
+            let here: Vec<&Value> = here.collect();
+            let run = here
+                .iter()
+                .filter(|server| server["OS-EXT-STS:power_state"] == 1)
                 .count();
-            for key in ["vcpus_used", "running_vms"] {
-                if key == "vcpus_used" && host[key].as_u64() != u64::try_from(found).ok() {
+            for (key, what, found) in [
+                ("vcpus_used", "servers", here.len()),
+                ("running_vms", "servers that run", run),
+            ] {
+                if host[key].as_u64() != u64::try_from(found).ok() {
                     self.violation(format!(
-                        "host {name} has {found} servers, and {} is its {key}",
+                        "host {name} has {found} {what}, and {} is its {key}",
                         host[key]
                     ));
                 }
@@ -381,6 +423,7 @@ impl<'a> Audit<'a> {
     fn hosts(&mut self, there: &Inventory) -> Result<()> {
         let mut servers: BTreeMap<String, String> = BTreeMap::new();
         let mut volumes: BTreeMap<String, String> = BTreeMap::new();
+        let mut exports: BTreeMap<String, String> = BTreeMap::new();
         for folder in self.host_folders()? {
             let host = folder.display().to_string();
             for file in files(&folder, "servers", "json")? {
@@ -403,13 +446,26 @@ impl<'a> Audit<'a> {
                 if let Some(other) = volumes.insert(id.clone(), host.clone()) {
                     self.violation(format!("volume {id} is on {other} and on {host}"));
                 }
+                let record: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+                let export = record["export"]["attachment_id"].as_str();
+                if let Some(attachment) = export {
+                    let what = format!("volume {id} on {host}");
+                    let other = exports.insert(attachment.to_owned(), what.clone());
+                    if let Some(other) = other {
+                        self.violation(format!(
+                            "attachment {attachment} has the exports of {other} and of {what}"
+                        ));
+                    }
+                }
                 let Some(volume) = there.volumes.get(&id) else {
                     self.violation(format!("{host} keeps volume {id}, which is nobody's"));
                     continue;
                 };
-                let record: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-                if !record["export"].is_null() && volume["status"] == "available" {
-                    self.violation(format!("{host} exports volume {id}, which is free"));
+                let attachment = volume["attachments"][0]["attachment_id"].as_str();
+                if export != attachment {
+                    self.violation(format!(
+                        "{host} exports volume {id} for {export:?}, and {attachment:?} has it"
+                    ));
                 }
             }
         }

@@ -1,6 +1,8 @@
-//! What real hosts have and nobody owns: domains, QEMUs, disks, taps, rules, DHCP
-//! entries and leases. Looked at from outside, in a host's namespaces and on its
-//! disk, and compared with what the APIs show.
+//! What real hosts have and nobody owns, or have twice: domains, QEMUs, disks,
+//! volume files, storage daemons, taps, rules, DHCP entries and leases. Looked at
+//! from outside, in a host's namespaces and on its disk, and compared with what the
+//! APIs show; what stores volumes, with the host's own records, which are compared
+//! with the APIs elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -78,6 +80,108 @@ fn keys(text: &str, prefixes: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
+/// What the storage agent keeps, as its records say.
+#[derive(Default)]
+struct Kept {
+    volumes: BTreeSet<String>,
+    /// Attachments that a volume is exported for, without hyphens.
+    exports: BTreeSet<String>,
+}
+
+impl Kept {
+    fn read(folder: &Path) -> Result<Self> {
+        let mut kept = Self::default();
+        for file in names(folder)? {
+            let Some(volume) = file.strip_suffix(".json") else {
+                continue;
+            };
+            let record: Value = serde_json::from_slice(&std::fs::read(folder.join(&file))?)?;
+            let export = record["export"]["attachment_id"].as_str();
+            kept.exports.extend(export.map(|id| id.replace('-', "")));
+            kept.volumes.insert(volume.to_owned());
+        }
+        Ok(kept)
+    }
+
+    /// Whether a file is one of these volumes, or half of one.
+    fn has_file(&self, file: &str) -> bool {
+        let volume = file.strip_suffix(".qcow2");
+        let volume = volume.or_else(|| file.strip_suffix(".partial"));
+        volume.is_some_and(|volume| self.volumes.contains(volume))
+    }
+
+    /// What is wrong with the daemons, of which each serves one attachment.
+    fn wrong_daemons(&self, serving: &[String]) -> Vec<String> {
+        let mut all: BTreeMap<&str, u32> = BTreeMap::new();
+        for attachment in &self.exports {
+            all.insert(attachment, 0);
+        }
+        for attachment in serving {
+            *all.entry(attachment).or_default() += 1;
+        }
+        let wrong = all.into_iter().filter_map(|(attachment, count)| {
+            match (self.exports.contains(attachment), count) {
+                (true, 1) => None,
+                (true, _) => Some(format!("{count} storage daemons of {attachment}")),
+                (false, _) => Some(format!(
+                    "the storage daemon of {attachment}, which is nobody's"
+                )),
+            }
+        });
+        wrong.collect()
+    }
+}
+
+/// What a storage daemon serves: the attachment that its pid file is named after.
+/// Nothing if the command line is another program's.
+fn served(command_line: &str) -> Option<String> {
+    let mut words = command_line.split('\0');
+    let program = Path::new(words.next()?).file_name()?;
+    if program != "qemu-storage-daemon" {
+        return None;
+    }
+    let pid_file = words.skip_while(|word| *word != "--pidfile").nth(1);
+    let attachment = pid_file.and_then(|path| Path::new(path).file_stem());
+    Some(match attachment {
+        Some(attachment) => attachment.to_string_lossy().into_owned(),
+        None => command_line.replace('\0', " "),
+    })
+}
+
+/// What the host's storage daemons serve.
+fn storage_daemons(host: &Host) -> Result<Vec<String>> {
+    let folder = host.folder().display().to_string();
+    let mut all = Vec::new();
+    for process in host.processes_naming("qemu-storage-daemon")? {
+        // It may have ended meanwhile.
+        let Ok(line) = std::fs::read(format!("/proc/{process}/cmdline")) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line);
+        if line.contains(&folder) {
+            all.extend(served(&line));
+        }
+    }
+    Ok(all)
+}
+
+/// What several of a network's DHCP entries give: `MAC,tag,address,name` for each
+/// port.
+fn given_twice(entries: &BTreeMap<String, String>) -> Vec<String> {
+    let mut given: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut twice = Vec::new();
+    for (port, entry) in entries {
+        let words: Vec<&str> = entry.trim().split(',').collect();
+        let parts = [words.first(), words.get(2)].into_iter().flatten();
+        for word in parts.copied() {
+            if let Some(other) = given.insert(word, port) {
+                twice.push(format!("two DHCP entries of {word}: {other} and {port}"));
+            }
+        }
+    }
+    twice
+}
+
 /// What is wrong on the host of this name.
 pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<String>> {
     let here = Belonging::fetch(admin, name).await?;
@@ -95,6 +199,13 @@ pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<S
     for guest in names(&data.join("compute/guests"))? {
         if !here.servers.contains_key(&guest) {
             nobodys("the disk of", &guest);
+        }
+    }
+    let stored = data.join("volume");
+    let kept = Kept::read(&stored.join("records"))?;
+    for file in names(&stored.join("volumes"))? {
+        if !kept.has_file(&file) {
+            nobodys("the volume file", &file);
         }
     }
     let links = host.run(&["ip", "-o", "link", "show"]).await?;
@@ -116,12 +227,18 @@ pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<S
         }
     }
     let dhcp = data.join("network/dhcp");
+    let mut others = kept.wrong_daemons(&storage_daemons(host)?);
     for network in names(&dhcp)? {
-        for port in names(&dhcp.join(&network).join("hosts"))? {
+        let folder = dhcp.join(&network).join("hosts");
+        let mut entries = BTreeMap::new();
+        for port in names(&folder)? {
             if !here.ports.contains(&port) {
                 nobodys("the DHCP entry", &port);
             }
+            let entry = std::fs::read_to_string(folder.join(&port))?;
+            entries.insert(port, entry);
         }
+        others.extend(given_twice(&entries));
         let leases = dhcp.join(&network).join("leases");
         let leases = std::fs::read_to_string(leases).unwrap_or_default();
         for mac in leases.lines().filter_map(|line| line.split(' ').nth(1)) {
@@ -130,6 +247,8 @@ pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<S
             }
         }
     }
+    let others = others.iter().map(|it| format!("host {name} has {it}"));
+    wrong.extend(others);
     let taps = keys(&links, &["tap"]);
     for key in here.keys.difference(&taps) {
         wrong.push(format!("host {name} has no tap of port {key}"));
@@ -159,5 +278,66 @@ mod tests {
         let found: Vec<String> = keys(text, &["tap"]).into_iter().collect();
         assert_eq!(found, ["0123456789a", "bbbbbbbbbbb"]);
         assert!(keys(text, &["yk-w"]).is_empty());
+    }
+
+    #[test]
+    fn a_daemon_serves_what_its_pid_file_is_named_after() {
+        let line =
+            "/usr/bin/qemu-storage-daemon\0--daemonize\0--pidfile\0/run/v/aa.pid\0--export\0";
+        assert_eq!(served(line).as_deref(), Some("aa"));
+        let bare = "qemu-storage-daemon\0--daemonize\0";
+        assert_eq!(
+            served(bare).as_deref(),
+            Some("qemu-storage-daemon --daemonize ")
+        );
+        assert_eq!(served("tail\0-f\0qemu-storage-daemon\0"), None);
+        assert_eq!(served(""), None);
+    }
+
+    #[test]
+    fn each_export_has_one_daemon_and_each_daemon_an_export() {
+        let kept = Kept {
+            volumes: BTreeSet::from(["v".into()]),
+            exports: ["one", "none", "two"].map(str::to_owned).into(),
+        };
+        let serving = ["one", "two", "two", "stray"].map(str::to_owned);
+        let wanted = [
+            "0 storage daemons of none",
+            "the storage daemon of stray, which is nobody's",
+            "2 storage daemons of two",
+        ];
+        assert_eq!(kept.wrong_daemons(&serving), wanted);
+        assert!(Kept::default().wrong_daemons(&[]).is_empty());
+        for (file, is_kept) in [
+            ("v.qcow2", true),
+            ("v.partial", true),
+            ("v", false),
+            ("w.qcow2", false),
+        ] {
+            assert_eq!(kept.has_file(file), is_kept, "{file}");
+        }
+    }
+
+    fn entries(all: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let all = all.iter();
+        all.map(|(port, entry)| ((*port).to_owned(), (*entry).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn an_entry_shares_neither_mac_nor_address() {
+        let well = [
+            ("a", "fa:16:3e:00:00:0a,set:s1,10.0.0.5,web\n"),
+            ("b", "fa:16:3e:00:00:0b,set:s1,10.0.0.6,web\n"),
+        ];
+        assert!(given_twice(&entries(&well)).is_empty());
+        let address = ("c", "fa:16:3e:00:00:0c,set:s1,10.0.0.6,c\n");
+        let mac = ("d", "fa:16:3e:00:00:0a,set:s1,10.0.0.7,d\n");
+        let all = [well[0], well[1], address, mac];
+        let wanted = [
+            "two DHCP entries of 10.0.0.6: b and c",
+            "two DHCP entries of fa:16:3e:00:00:0a: a and d",
+        ];
+        assert_eq!(given_twice(&entries(&all)), wanted);
     }
 }

@@ -42,6 +42,13 @@ impl Said {
         self.answer.status == 404
     }
 
+    /// What the request is called.
+    fn request(&self) -> String {
+        let name = self.answer.headers.get("x-openstack-request-id");
+        let name = name.and_then(|name| name.to_str().ok());
+        name.unwrap_or_default().to_owned()
+    }
+
     /// The id of what was made.
     fn made(&self, kind: &str) -> Option<String> {
         let id = self.accepted().then(|| &self.answer.body[kind]["id"])?;
@@ -184,18 +191,22 @@ impl User {
         None
     }
 
-    /// Looks at something until it rests, or for a while.
-    async fn watch(&mut self, api: Api, path: &str, rests: impl Fn(&Value) -> bool) {
+    /// Looks at something until it rests, or for a while. Whether it rests.
+    async fn watch(&mut self, api: Api, path: &str, rests: impl Fn(&Value) -> bool) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < WATCHED {
             let Some(said) = self.insist(Method::GET, api, path, None, None).await else {
-                return;
+                return false;
             };
-            if !said.accepted() || rests(&said.answer.body) {
-                return;
+            if !said.accepted() {
+                return false;
+            }
+            if rests(&said.answer.body) {
+                return true;
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
+        false
     }
 
     async fn watch_server(&mut self, id: &str) {
@@ -296,12 +307,7 @@ impl User {
         }
         // What it had is free, sooner or later.
         for volume in self.journal.volumes.values_mut() {
-            if volume.servers.contains(&Some(id.clone())) {
-                volume.servers.insert(None);
-                if removed == Removed::Yes {
-                    volume.servers.remove(&Some(id.clone()));
-                }
-            }
+            volume.loses(&id, removed);
         }
         if self.chance(50) {
             self.watch(Api::Compute, &path, |_| false).await;
@@ -352,10 +358,7 @@ impl User {
             .make(Api::Volume, "/volumes", "volume", &body, &name)
             .await;
         let Some(id) = made else { return };
-        let volume = Volume {
-            removed: Removed::No,
-            servers: BTreeSet::from([None]),
-        };
+        let volume = Volume::at(None);
         self.journal.volumes.insert(id.clone(), volume);
         if self.chance(70) {
             self.watch_volume(&id).await;
@@ -367,6 +370,9 @@ impl User {
             return;
         };
         let removed = self.remove(Api::Volume, &format!("/volumes/{id}")).await;
+        if removed == Removed::Yes {
+            self.journal.found_free(&id);
+        }
         if let Some(volume) = self.journal.volumes.get_mut(&id) {
             volume.removed = removed;
         }
@@ -377,51 +383,89 @@ impl User {
         else {
             return;
         };
+        let key = self.new_name();
         let path = format!("/servers/{server}/os-volume_attachments");
         let body = json!({"volumeAttachment": {"volumeId": volume}});
         let said = self
-            .insist(Method::POST, Api::Compute, &path, Some(&body), None)
+            .insist(Method::POST, Api::Compute, &path, Some(&body), Some(&key))
             .await;
+        let accepted = said.as_ref().is_some_and(Said::accepted);
+        if accepted {
+            // Only what is free is taken.
+            self.journal.found_free(&volume);
+        }
         let Some(known) = self.journal.volumes.get_mut(&volume) else {
             return;
         };
         match said {
-            // What was accepted may still fail on the host, and is undone then.
-            Some(said) if !said.accepted() && !said.doubtful => return,
-            _ => known.servers.insert(Some(server.clone())),
-        };
-        if self.chance(70) {
-            self.watch_volume(&volume).await;
+            Some(said) if said.accepted() => known.attaches(&server, said.request()),
+            Some(said) if !said.doubtful => return,
+            _ => {
+                known.late.insert(Some(server.clone()));
+            }
         }
+        if !self.chance(70) {
+            return;
+        }
+        if !accepted {
+            self.watch_volume(&volume).await;
+            return;
+        }
+        let wanted = server.clone();
+        let is_there = move |body: &Value| {
+            let volume = &body["volume"];
+            volume["status"] == "in-use" && volume["attachments"][0]["server_id"] == wanted
+        };
+        self.see(&volume, Some(server), is_there).await;
     }
 
     async fn detach(&mut self) {
-        let attached = self.journal.volumes.iter();
-        let attached = attached.filter(|(_, it)| it.removed == Removed::No);
-        let attached: Vec<String> = attached
-            .filter(|(_, it)| it.servers.iter().any(Option::is_some))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let Some(volume) = self.pick(attached) else {
+        let held = self.journal.volumes.iter();
+        let held = held.filter(|(_, it)| it.removed == Removed::No && it.holder().is_some());
+        let held: Vec<String> = held.map(|(id, _)| id.clone()).collect();
+        let Some(volume) = self.pick(held) else {
             return;
         };
-        let Some(known) = self.journal.volumes.get(&volume) else {
-            return;
-        };
-        let Some(server) = known.servers.iter().flatten().next().cloned() else {
+        let known = self.journal.volumes.get(&volume);
+        let Some(server) = known.and_then(Volume::holder).map(str::to_owned) else {
             return;
         };
         let path = format!("/servers/{server}/os-volume_attachments/{volume}");
         let said = self
             .insist(Method::DELETE, Api::Compute, &path, None, None)
             .await;
-        if said.is_none_or(|said| said.accepted() || said.doubtful)
-            && let Some(known) = self.journal.volumes.get_mut(&volume)
-        {
-            known.servers.insert(None);
+        let Some(known) = self.journal.volumes.get_mut(&volume) else {
+            return;
+        };
+        // A try without an answer may be heard when the volume is there once more.
+        if said.as_ref().is_none_or(|said| said.doubtful) {
+            known.late.insert(None);
         }
-        if self.chance(70) {
+        let accepted = said.as_ref().is_some_and(Said::accepted);
+        match said {
+            Some(said) if said.accepted() => known.detaches(&server, said.request()),
+            Some(said) if !said.doubtful => return,
+            _ => {}
+        }
+        if !self.chance(70) {
+            return;
+        }
+        if !accepted {
             self.watch_volume(&volume).await;
+            return;
+        }
+        let is_free = |body: &Value| body["volume"]["status"] == "available";
+        self.see(&volume, None, is_free).await;
+    }
+
+    /// Looks for a while whether the volume is where it was accepted to go, and
+    /// notes that it is.
+    async fn see(&mut self, id: &str, server: Option<String>, is_so: impl Fn(&Value) -> bool) {
+        let path = format!("/volumes/{id}");
+        if self.watch(Api::Volume, &path, is_so).await
+            && let Some(known) = self.journal.volumes.get_mut(id)
+        {
+            known.seen(server);
         }
     }
 

@@ -19,7 +19,8 @@ use crate::beside_another;
 /// Calls that may wait for the network service here.
 const WAITING: usize = 10;
 
-fn is_told_to_come_back(answer: &Answer) -> Result<()> {
+/// 503, and when to try again.
+pub(crate) fn is_told_to_come_back(answer: &Answer) -> Result<()> {
     let header = answer.headers.get("retry-after");
     ensure!(
         answer.status == 503 && header.is_some(),

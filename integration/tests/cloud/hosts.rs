@@ -17,6 +17,9 @@ use crate::beside_another;
 const NAME: &str = "node-a.example";
 const BOUND: Duration = Duration::from_secs(60);
 
+/// From the operator's wish for a token to a host that takes servers.
+const JOINED: Duration = Duration::from_secs(30);
+
 /// Runs an operator's command on the control machine.
 async fn operator(cloud: &mut TestCloud, words: &[&str]) -> Result<Output> {
     let file = cloud.config_of("control")?.display().to_string();
@@ -50,6 +53,18 @@ async fn join(cloud: &mut TestCloud, machine: &str) -> Result<()> {
     Ok(())
 }
 
+/// A machine becomes a host, soon.
+async fn joined(cloud: &mut TestCloud, machine: &str, admin: &Client) -> Result<()> {
+    let joins = async {
+        join(cloud, machine).await?;
+        ensure!(up(admin).await? == NAME);
+        Ok(())
+    };
+    tokio::time::timeout(JOINED, joins)
+        .await
+        .with_context(|| format!("it took more than {JOINED:?}"))?
+}
+
 async fn services(admin: &Client) -> Result<Vec<Value>> {
     let answer = admin.get(Api::Compute, "/os-services").await?.ok()?;
     Ok(list(&answer, "services")?.clone())
@@ -74,8 +89,7 @@ async fn one_joins_by_a_token_carries_a_server_leaves_and_comes_back_reinstalled
     let mut cloud = TestCloud::without_hosts(Options::default()).await?;
     let world = World::make(&cloud).await?;
 
-    join(&mut cloud, "machine").await?;
-    ensure!(up(&world.admin).await? == NAME);
+    joined(&mut cloud, "machine", &world.admin).await?;
     same_rights_as_by_hand(&cloud).await?;
     let server = world.running(&world.alice, "web").await?;
 
@@ -117,8 +131,7 @@ async fn one_joins_by_a_token_carries_a_server_leaves_and_comes_back_reinstalled
     ensure!(list(&agents, "agents")?.is_empty(), "{agents}");
 
     // Installed anew, it has another id under the same name.
-    join(&mut cloud, "reinstalled").await?;
-    ensure!(up(&world.admin).await? == NAME);
+    joined(&mut cloud, "reinstalled", &world.admin).await?;
     let server = world.running(&world.alice, "again").await?;
     world.remove(&world.alice, &server).await?;
     cloud.done().await

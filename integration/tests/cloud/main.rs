@@ -3,6 +3,7 @@
 // A test that cannot go on may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_broker;
 mod bad_days;
 mod callers;
 mod chaos;

@@ -2,9 +2,10 @@
 //! other crosses from host to host, each host is the gateway of its own guests,
 //! and one of the hosts dies and comes back.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use yakumo_db::Backend;
 use yakumo_integration::chaos::real_hosts;
@@ -23,7 +24,8 @@ const SILENCE: u64 = 8;
 /// a slow machine.
 const NOTICED: Duration = Duration::from_secs(40);
 
-/// Within which nothing may be left of what was removed while its host was away.
+/// Within which a host that returns must be up, and nothing be left of what was
+/// removed while it was away.
 const CLEARED: Duration = Duration::from_secs(60);
 
 struct Guests {
@@ -73,9 +75,14 @@ async fn guests_of_two_hosts_are_neighbours_and_a_dead_host_comes_back() -> Resu
     host.power_on().await?;
     fabric.plug(1, &host.name).await?;
     real.cloud.launch("compute-2")?;
-    real.cloud.healthy("compute-2").await?;
-    state_of(&admin, &host_name(1), "up", CLEARED).await?;
-    cleared(second(&real)?, &guests.shut).await?;
+    let returns = async {
+        real.cloud.healthy("compute-2").await?;
+        state_of(&admin, &host_name(1), "up", CLEARED).await?;
+        cleared(second(&real)?, &guests.shut).await
+    };
+    tokio::time::timeout(CLEARED, returns)
+        .await
+        .context("it took more than a minute from its return")??;
     real.reachable(&guests.two.floating, "two").await?;
     admin.server_becomes(&guests.two.id, "ACTIVE", BOOT).await?;
     crosses(&real, &guests.one, &guests.two).await?;
@@ -84,14 +91,14 @@ async fn guests_of_two_hosts_are_neighbours_and_a_dead_host_comes_back() -> Resu
     ensure!(domains.split_whitespace().count() == 1, "{domains}");
     // Its agent would clear some of it away.
     real.cloud.kill("compute-2")?;
-    strays_are_found(&real, &admin).await?;
+    strays_are_found(&real, &admin, &guests.two).await?;
     real.cloud.forget("compute-2")?;
     real.cloud.done().await
 }
 
 /// What chaos looks for on real hosts: nothing is there now, and what is put there
-/// is found.
-async fn strays_are_found(real: &RealCloud, admin: &Client) -> Result<()> {
+/// is found. `guest` is the host's.
+async fn strays_are_found(real: &RealCloud, admin: &Client, guest: &Guest) -> Result<()> {
     let host = second(real)?;
     let name = host_name(1);
     let look = || real_hosts::violations(host, &name, admin);
@@ -117,6 +124,21 @@ async fn strays_are_found(real: &RealCloud, admin: &Client) -> Result<()> {
     host.run(&["ebtables", "-t", "nat", "-N", "yk-0123456789a"])
         .await?;
     std::fs::create_dir(host.data().join("compute/guests").join(server))?;
+    let volumes = host.data().join("volume/volumes");
+    std::fs::write(volumes.join(format!("{server}.qcow2")), "")?;
+    // Run-time state, as the host's configuration says.
+    let run = host.folder().join("v").display().to_string();
+    host.run(&[
+        "qemu-storage-daemon",
+        "--daemonize",
+        "--pidfile",
+        &format!("{run}/stray.pid"),
+        "--nbd-server",
+        &format!("addr.type=unix,addr.path={run}/stray.sock"),
+    ])
+    .await?;
+    let entry = dhcp_entry(host, &guest.port)?;
+    std::fs::copy(&entry, entry.with_file_name(server))?;
     let found = look().await?;
     for stray in [
         format!("the domain yakumo-{server}"),
@@ -124,13 +146,32 @@ async fn strays_are_found(real: &RealCloud, admin: &Client) -> Result<()> {
         "the tap 0123456789a".into(),
         "rules of the port 0123456789a".into(),
         "bridge rules of the port 0123456789a".into(),
+        format!("the volume file {server}.qcow2"),
+        "the storage daemon of stray".into(),
+        format!("the DHCP entry {server}"),
     ] {
         let named = found
             .iter()
             .any(|one| one.contains(&format!("has {stray},")));
         ensure!(named, "{stray} is not among {found:#?}");
     }
+    for word in [&guest.mac, &guest.fixed] {
+        let twice = format!("has two DHCP entries of {word}:");
+        let named = found.iter().any(|one| one.contains(&twice));
+        ensure!(named, "{word} is not twice in {found:#?}");
+    }
     Ok(())
+}
+
+/// The file of a port's DHCP entry.
+fn dhcp_entry(host: &Host, port: &str) -> Result<PathBuf> {
+    for network in std::fs::read_dir(host.data().join("network/dhcp"))? {
+        let file = network?.path().join("hosts").join(port);
+        if file.exists() {
+            return Ok(file);
+        }
+    }
+    bail!("no DHCP entry of port {port}")
 }
 
 fn second(real: &RealCloud) -> Result<&Host> {

@@ -27,8 +27,8 @@ impl MetricsHandle {
 
 /// Latencies from a tenth of a millisecond to half a minute, in seconds.
 const LATENCIES: &[f64] = &[
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-    10.0, 30.0,
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0,
+    3.0, 5.0, 10.0, 30.0,
 ];
 
 /// Installs the recorder; the second and later calls return the first one's.

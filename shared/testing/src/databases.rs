@@ -396,12 +396,16 @@ async fn mariadb(folder: &Path, durability: Durability) -> Result<Vec<String>> {
     let mut serve = as_user("mysql");
     let socket = format!("--socket={}", folder.join("s").display());
     let pid = format!("--pid-file={}", folder.join("pid").display());
+    // A server that starts removes what looks like an old server's temporary
+    // tables, be it another one's.
+    let temporary = format!("--tmpdir={}", folder.display());
     serve.extend(words(&[
         program,
         "--no-defaults",
         &data,
         &socket,
         &pid,
+        &temporary,
         "--skip-networking",
         "--max-connections=300",
         "--innodb-buffer-pool-size=64M",

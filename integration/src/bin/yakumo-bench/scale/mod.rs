@@ -130,11 +130,12 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<String> {
     hold_still(IDLE).await;
     let ages = Ages::now(&cloud).await?.since(&ages);
     said.cores = add_usage(report, "idle", &before, begun.elapsed().as_secs_f64())?;
+    said.idle_age = ages.percentile(0.99);
     report.add(
         "idle: age of the schedulers' view, p99",
         "s",
         "< 2",
-        ages.percentile(0.99),
+        said.idle_age,
     );
 
     say("pages of servers");
@@ -189,6 +190,7 @@ fn say(what: &str) {
 #[derive(Default)]
 struct Said {
     cores: f64,
+    idle_age: f64,
     pages: (f64, f64),
     storm: f64,
     boot: f64,
@@ -201,13 +203,15 @@ struct Said {
 impl Said {
     fn sentence(&self, options: &Options) -> String {
         format!(
-            "{} idle hosts with {} servers take {:.2} cores, {} boots end in {:.0} s with {:.1} ms \
+            "{} idle hosts with {} servers take {:.2} cores with a view that is {:.2} s old (p99), \
+             {} boots end in {:.0} s with {:.1} ms \
              of CPU each while the schedulers' view is at most {:.2} s old (p99), {:.0} decisions/s \
              take {:.0} µs of CPU each, a first page takes {:.0} ms and a deep one {:.0} ms, and \
              {:.1} s after the broker all is back.",
             options.hosts,
             options.servers,
             self.cores,
+            self.idle_age,
             options.boots,
             self.storm,
             self.boot,
