@@ -115,7 +115,7 @@ impl VolumeHostServer for Agent {
         }
         self.driver.delete(id).await?;
         record.removed_at = self.env.now().as_micros();
-        self.records.save(id, &record).await?;
+        self.records.save_end(id, &record).await?;
         *slot = Some(record);
         Ok(Empty {})
     }
@@ -177,7 +177,7 @@ impl VolumeHostServer for Agent {
         {
             record.export = None;
         }
-        self.records.save(id, &record).await?;
+        self.records.save_end(id, &record).await?;
         *slot = Some(record);
         Ok(Empty {})
     }
@@ -246,6 +246,7 @@ impl Reconciler for Agent {
 
     async fn reconcile(&self) -> anyhow::Result<()> {
         self.records.purge(self.env.now(), REMEMBER_REMOVED).await;
+        self.records.keep_reserve().await;
         let all = self.records.all().await;
         futures::stream::iter(all)
             .for_each_concurrent(8, |(id, _)| async move {

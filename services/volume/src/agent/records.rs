@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use yakumo_contracts::common::Fence;
 use yakumo_types::{Fault, Timestamp, VolumeId};
 
-use crate::drivers::{Export, no_room};
+use crate::drivers::{Export, is_no_room, no_room};
 
 /// What is known of one volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,12 +72,16 @@ pub fn admit_last(newest: &mut u64, fence: Option<&Fence>, ended: bool) -> Resul
     Ok(())
 }
 
+/// Bytes that are kept on the disk for records that end something.
+const RESERVE: usize = 64 * 1024;
+
 type Slot = Arc<Mutex<Option<Record>>>;
 
 /// All records of a host. Changes to one volume happen one after the other.
 pub struct Records {
     folder: PathBuf,
     tombstones: PathBuf,
+    reserve: PathBuf,
     slots: Mutex<HashMap<VolumeId, Slot>>,
 }
 
@@ -100,11 +104,42 @@ impl Records {
             .into_iter()
             .map(|(id, record)| (id, Arc::new(Mutex::new(Some(record)))))
             .collect();
-        Ok(Self {
+        let records = Self {
             folder: folder.to_path_buf(),
             tombstones: tombstones.to_path_buf(),
+            reserve: folder.with_file_name("reserve"),
             slots: Mutex::new(slots),
-        })
+        };
+        records.keep_reserve().await;
+        Ok(records)
+    }
+
+    /// Takes some room on the disk as long as there is any.
+    pub async fn keep_reserve(&self) {
+        let file = self.reserve.clone();
+        let kept = blocking(move || {
+            if file.exists() {
+                return Ok(());
+            }
+            yakumo_host::write_durably(&file, &[0; RESERVE], 0o600)
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "there is no room to keep for records");
+        }
+    }
+
+    /// Like [`Records::save`], for what ends something: when the disk is full, the
+    /// reserve makes room. What is on a full disk could not be let go otherwise.
+    pub async fn save_end(&self, volume: VolumeId, record: &Record) -> Result<(), Fault> {
+        match self.save(volume, record).await {
+            Err(fault) if is_no_room(&fault) => {
+                let file = self.reserve.clone();
+                // Without one there is no room to be made, as it turns out below.
+                let _ = blocking(move || yakumo_host::remove_durably(&file)).await;
+                self.save(volume, record).await
+            }
+            other => other,
+        }
     }
 
     /// The volume's record, held until the guard is dropped.

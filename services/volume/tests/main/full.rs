@@ -77,6 +77,44 @@ async fn are_kept(connection: &Connection, count: u32) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_can_be_let_go_on_a_full_disk() -> Result<()> {
+    const WHOLE: u64 = 2 << 20;
+    let disk = SmallDisk::new(WHOLE)?;
+    let data_dir = Some(disk.path().to_owned());
+    let cloud = Cloud::in_folder(Backend::Sqlite, Driver::File, data_dir).await;
+    let (ctx, client) = (cloud.member(1), &cloud.volumes);
+    let id = cloud.available(&ctx, "data").await;
+    for epochs in [(1, 2), (3, 4)] {
+        resize(&disk, WHOLE)?;
+        let taken = reserve(&id, ATTACHMENT, epochs.0);
+        client.reserve_attachment(&ctx, taken).await?;
+        let connecting = client.connect_attachment(&ctx, step(ATTACHMENT, epochs.0));
+        let connection = connecting.await?;
+        let complete = step(ATTACHMENT, epochs.0);
+        client.complete_attachment(&ctx, complete).await?;
+        resize(&disk, 4 << 10)?;
+        let all = format!("write -P {} 0 32M", epochs.0);
+        let written = said(&connection, &all).await?;
+        ensure!(written.text().contains("No space left"), "{written:?}");
+        // To the last byte, which is also what the agent's own files find.
+        let rest = disk.path().join("rest");
+        let filled = std::fs::write(&rest, vec![1; 8 << 20]);
+        ensure!(filled.is_err(), "there was room");
+
+        client
+            .begin_detach(&ctx, step(ATTACHMENT, epochs.1))
+            .await?;
+        let release = step(ATTACHMENT, epochs.1);
+        client.release_attachment(&ctx, release).await?;
+        let shown = cloud.show(&ctx, &id).await?;
+        ensure!(shown.status == "available", "{shown:?}");
+        std::fs::remove_file(rest)?;
+    }
+    remove(&cloud, &ctx, &id).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_finds_no_room_is_refused_and_what_was_written_stays() -> Result<()> {
     const WHOLE: u64 = 2 << 20;
     let disk = SmallDisk::new(WHOLE)?;

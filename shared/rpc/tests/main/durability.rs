@@ -226,7 +226,7 @@ async fn a_bus_that_the_broker_does_not_let_in_waits_until_it_does() {
     let allow = ["set_permissions", "late", ".*", ".*", ".*"];
     broker.ctl(&allow, None).await.unwrap();
     serving.await.unwrap().unwrap();
-    assert_eq!(bus.health(), BusHealth::Connected);
+    until("connected", || bus.health() == BusHealth::Connected).await;
     assert_eq!(call(&bus, name).await.unwrap(), [1]);
     broker.ctl(&["delete_user", "late"], None).await.unwrap();
 }
