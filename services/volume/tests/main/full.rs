@@ -84,16 +84,19 @@ async fn a_volume_can_be_let_go_on_a_full_disk() -> Result<()> {
     let cloud = Cloud::in_folder(Backend::Sqlite, Driver::File, data_dir).await;
     let (ctx, client) = (cloud.member(1), &cloud.volumes);
     let id = cloud.available(&ctx, "data").await;
-    for epochs in [(1, 2), (3, 4)] {
+    let kept = disk.path().join("volume/reserve");
+    for (attachment, epoch) in [(ATTACHMENT, 1), (SECOND, 3)] {
         resize(&disk, WHOLE)?;
-        let taken = reserve(&id, ATTACHMENT, epochs.0);
+        // It comes back when there is room again.
+        cloud.settled(|| async { kept.exists() }).await;
+        let taken = reserve(&id, attachment, epoch);
         client.reserve_attachment(&ctx, taken).await?;
-        let connecting = client.connect_attachment(&ctx, step(ATTACHMENT, epochs.0));
+        let connecting = client.connect_attachment(&ctx, step(attachment, epoch));
         let connection = connecting.await?;
-        let complete = step(ATTACHMENT, epochs.0);
+        let complete = step(attachment, epoch);
         client.complete_attachment(&ctx, complete).await?;
         resize(&disk, 4 << 10)?;
-        let all = format!("write -P {} 0 32M", epochs.0);
+        let all = format!("write -P {epoch} 0 32M");
         let written = said(&connection, &all).await?;
         ensure!(written.text().contains("No space left"), "{written:?}");
         // To the last byte, which is also what the agent's own files find.
@@ -101,10 +104,9 @@ async fn a_volume_can_be_let_go_on_a_full_disk() -> Result<()> {
         let filled = std::fs::write(&rest, vec![1; 8 << 20]);
         ensure!(filled.is_err(), "there was room");
 
-        client
-            .begin_detach(&ctx, step(ATTACHMENT, epochs.1))
-            .await?;
-        let release = step(ATTACHMENT, epochs.1);
+        let begin = step(attachment, epoch + 1);
+        client.begin_detach(&ctx, begin).await?;
+        let release = step(attachment, epoch + 1);
         client.release_attachment(&ctx, release).await?;
         let shown = cloud.show(&ctx, &id).await?;
         ensure!(shown.status == "available", "{shown:?}");

@@ -94,7 +94,7 @@ async fn attend(
                  and a quorum queue that has lost its leader for good must be deleted"
             ),
             Some(Ok(Ok(Attached::InUse))) => {
-                if let Some(ready) = ready.take() {
+                if let Some(ready) = asking(&mut ready) {
                     let _ = ready.send(Err(RpcError::InUse(server.topic.name())));
                     return;
                 }
@@ -117,7 +117,7 @@ async fn attend(
                 warn!(topic = %server.topic, %error, "the queues could not be set up");
                 // Whatever else it was passes, and the topic is served then.
                 if let Some(refusal) = refused(&error)
-                    && let Some(ready) = ready.take()
+                    && let Some(ready) = asking(&mut ready)
                 {
                     let _ = ready.send(Err(refusal));
                     return;
@@ -134,6 +134,14 @@ async fn attend(
     }
 }
 
+/// Whoever waits to hear whether the topic is served. Nobody does who was told that
+/// it will be: then it is tried until it is.
+fn asking(
+    ready: &mut Option<oneshot::Sender<Result<(), RpcError>>>,
+) -> Option<oneshot::Sender<Result<(), RpcError>>> {
+    ready.take().filter(|ready| !ready.is_closed())
+}
+
 /// What came of setting up a topic's queues.
 enum Attached {
     Serving(Vec<ShortString>, Consumers),
@@ -143,6 +151,10 @@ enum Attached {
 
 /// A process may serve very many hosts, and a broker allows few thousand channels:
 /// so not all of them are set up at once. The waiting is not a part of the bound.
+///
+/// A host's queue always answers, if late, and what was asked for is there then: it
+/// is waited for, since whoever asks again would find that the queue is taken, by
+/// itself.
 async fn attach_in_turn(
     inner: &Inner,
     session: &Session,
@@ -150,7 +162,14 @@ async fn attach_in_turn(
 ) -> Result<lapin::Result<Attached>, tokio::time::error::Elapsed> {
     // It is never closed.
     let _turn = inner.attaching.acquire().await;
-    tokio::time::timeout(ATTACH_BOUND, attach(inner, session, dispatcher)).await
+    let mut attaching = pin!(attach(inner, session, dispatcher));
+    match tokio::time::timeout(ATTACH_BOUND, &mut attaching).await {
+        Err(_) if dispatcher.topic.is_host() => {
+            warn!(topic = %dispatcher.topic, "the broker is slow to set up a queue");
+            Ok(attaching.await)
+        }
+        other => other,
+    }
 }
 
 /// Makes the queues of a topic, without serving it.

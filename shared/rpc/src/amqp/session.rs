@@ -418,6 +418,7 @@ impl Session {
                 .await?;
             pooled.prefetch = Some(prefetch);
         }
+        let abandoned = Abandoned(Some(channel.clone()));
         let mut consumers = Vec::with_capacity(queues.len());
         for queue in queues {
             let consumer = channel
@@ -434,6 +435,7 @@ impl Session {
             pooled.used += 1;
             consumers.push(consumer);
         }
+        abandoned.none();
         Ok(Consumers { channel, consumers })
     }
 
@@ -499,6 +501,32 @@ impl Session {
                 it.used = it.used.saturating_sub(tags.len());
                 return;
             }
+        }
+    }
+}
+
+/// A channel on which consumers were asked for. If nobody waits for them any more,
+/// they may be there all the same, and would be given messages, or keep a queue for
+/// themselves: they end with their channel, and its other consumers begin anew.
+struct Abandoned(Option<Channel>);
+
+impl Abandoned {
+    fn none(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        // At the end of the process the connection ends as well.
+        if let Some(channel) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                if let Err(error) = channel.close(200, "abandoned".into()).await {
+                    debug!(%error, "a channel could not be closed");
+                }
+            });
         }
     }
 }

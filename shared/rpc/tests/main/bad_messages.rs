@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use yakumo_rpc::{
-    Bus, Handler, Incoming, MAX_PAYLOAD, MethodId, ParkedMessage, RpcError, ServeOptions, Target,
-    Topic, Version,
+    Bus, BusHealth, Handler, Incoming, MAX_PAYLOAD, MethodId, ParkedMessage, RpcError,
+    ServeOptions, Target, Topic, Version,
 };
 use yakumo_types::{Fault, FaultCode};
 
@@ -233,6 +233,55 @@ async fn acknowledgements_are_cut_off_twice(topic: Topic) {
     are_one(&handler.seen.lock().unwrap());
     nothing_is_left(&world.control, topic).await;
     assert_eq!(handler.count(), 3);
+}
+
+/// The class and the method of `basic.consume`, as in its frame.
+const CONSUME: &str = "\0\x3c\0\x14";
+
+/// Longer than a process waits for its queues before it says so, and shorter than
+/// it waits with serving.
+const SLOW: Duration = Duration::from_secs(23);
+
+async fn is_served_by_a_slow_broker(topic: Topic) {
+    let world = World::new(Transport::Amqp).await;
+    let (broker, _, _) = broker().await;
+    let between = Arc::new(Deafener::new(broker.port()).await);
+    let bus = connect(&between.url("guest:guest")).await;
+    until("connected", || bus.health() == BusHealth::Connected).await;
+    between.hold_at(CONSUME);
+    let slow = between.clone();
+    tokio::spawn(async move {
+        until("it asked for its consumer", || slow.holds()).await;
+        env().clock.sleep(SLOW).await;
+        slow.let_go();
+    });
+    let _server = bus
+        .serve(topic.clone(), vec![Test::echo()], options())
+        .await
+        .unwrap();
+    // More than one: a consumer that nobody listens to would take some of them.
+    for _ in 0..6 {
+        let (ctx, target, echo) = (
+            tenant(),
+            Target {
+                topic: topic.clone(),
+            },
+            b"echo".to_vec(),
+        );
+        let asked = world.control.call(&ctx, &target, method("Do"), echo, BOUND);
+        assert_eq!(asked.await.unwrap(), b"echo");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_broker_is_slow_does_not_wait_for_itself() {
+    let name = format!("h-{}", fresh_topic());
+    is_served_by_a_slow_broker(Topic::Host(name)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_whose_broker_is_slow_leaves_no_consumer_behind() {
+    is_served_by_a_slow_broker(Topic::Control(fresh_topic())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
