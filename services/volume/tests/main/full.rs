@@ -50,6 +50,23 @@ async fn a_volume_that_finds_no_room_fails_with_a_cause_and_removing_makes_room(
     assert_eq!(kept.status, "available");
 }
 
+/// Attaches the volume to a server, in a claim of this epoch.
+async fn attach(
+    cloud: &Cloud,
+    ctx: &RequestContext,
+    id: &str,
+    (attachment, epoch): (&str, u64),
+) -> Result<Connection> {
+    let client = &cloud.volumes;
+    let taken = reserve(id, attachment, epoch);
+    client.reserve_attachment(ctx, taken).await?;
+    let connection = client.connect_attachment(ctx, step(attachment, epoch));
+    let connection = connection.await?;
+    let complete = step(attachment, epoch);
+    client.complete_attachment(ctx, complete).await?;
+    Ok(connection)
+}
+
 /// Makes the disk as large as this. To fill it up would take that much memory.
 fn resize(disk: &SmallDisk, kib: u64) -> Result<()> {
     mount(
@@ -89,12 +106,7 @@ async fn a_volume_can_be_let_go_on_a_full_disk() -> Result<()> {
         resize(&disk, WHOLE)?;
         // It comes back when there is room again.
         cloud.settled(|| async { kept.exists() }).await;
-        let taken = reserve(&id, attachment, epoch);
-        client.reserve_attachment(&ctx, taken).await?;
-        let connecting = client.connect_attachment(&ctx, step(attachment, epoch));
-        let connection = connecting.await?;
-        let complete = step(attachment, epoch);
-        client.complete_attachment(&ctx, complete).await?;
+        let connection = attach(&cloud, &ctx, &id, (attachment, epoch)).await?;
         resize(&disk, 4 << 10)?;
         let all = format!("write -P {epoch} 0 32M");
         let written = said(&connection, &all).await?;
@@ -124,12 +136,7 @@ async fn a_write_that_finds_no_room_is_refused_and_what_was_written_stays() -> R
     let cloud = Cloud::in_folder(Backend::Sqlite, Driver::File, data_dir).await;
     let (ctx, client) = (cloud.member(1), &cloud.volumes);
     let id = cloud.available(&ctx, "data").await;
-    let taken = reserve(&id, ATTACHMENT, 1);
-    client.reserve_attachment(&ctx, taken).await?;
-    let connection = client.connect_attachment(&ctx, step(ATTACHMENT, 1));
-    let connection = connection.await?;
-    let complete = step(ATTACHMENT, 1);
-    client.complete_attachment(&ctx, complete).await?;
+    let connection = attach(&cloud, &ctx, &id, (ATTACHMENT, 1)).await?;
     let serves = daemon(disk.path());
 
     resize(&disk, 8 << 10)?;
