@@ -44,6 +44,11 @@ pub(crate) fn principal(delivery: &AmqpDelivery) -> Option<Principal> {
     principal_of(delivery.properties.user_id().as_ref()?.as_str())
 }
 
+/// Which call a reply answers, by what stands beside its bytes.
+pub(crate) fn answered_call(delivery: &AmqpDelivery) -> Option<Uuid> {
+    Uuid::parse_str(delivery.properties.correlation_id().as_ref()?.as_str()).ok()
+}
+
 pub(crate) async fn serve(
     inner: Arc<Inner>,
     dispatcher: Arc<Dispatcher>,
@@ -306,7 +311,8 @@ async fn until_gone(env: &Env, topic: &Topic, exist: impl Fn() -> BoxFuture<'sta
         let mut look = exist();
         let there = tokio::select! {
             there = &mut look => there,
-            () = clock.sleep(ATTACH_BOUND) => {
+            // A host's queue always answers, after those of other hosts of the process.
+            () = clock.sleep(ATTACH_BOUND), if !topic.is_host() => {
                 error!(
                     %topic,
                     "the broker does not say whether a queue exists; it may be a quorum queue \
@@ -433,7 +439,11 @@ impl One {
             warn!(%asker, reply_to = reply_to.as_str(), "a reply to a foreign queue was asked for");
             return;
         };
-        let properties = self.inner.properties().with_delivery_mode(TRANSIENT);
+        let mut properties = self.inner.properties().with_delivery_mode(TRANSIENT);
+        if let Some(id) = reply.id() {
+            // For a caller that can make nothing of the bytes.
+            properties = properties.with_correlation_id(id.to_string().into());
+        }
         self.session
             .publish_unconfirmed(&route, &reply.encode_to_vec(), properties)
             .await;

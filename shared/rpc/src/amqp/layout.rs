@@ -8,6 +8,7 @@
 //! | `host.<name>` | classic queue, capped, rejects when full, expires | everything for one host |
 //! | `yakumo.reply.<hex>`, `host-reply.<name>.<hex>` | exclusive queue | replies to one process |
 //! | `yakumo.parked` | durable queue, capped | what could not be handled |
+//! | `yakumo.parked.turn` | durable queue, always empty, vanishes unused | its one consumer is who looks at `yakumo.parked` just now |
 //! | `yakumo.fanout` | direct exchange, key = topic | fanouts |
 //! | `yakumo.report` | topic exchange, key = `<topic>`, `<topic>.calls` or `parked` | everything that a host says by itself |
 //! | `yakumo.reply` | topic exchange, key = reply queue | what a host answers |
@@ -22,6 +23,7 @@ use lapin::{Channel, ExchangeKind};
 use crate::address::{Kind, Principal, Topic};
 
 pub(crate) const PARKED: &str = "yakumo.parked";
+pub(crate) const PARKED_TURN: &str = "yakumo.parked.turn";
 pub(crate) const FANOUT: &str = "yakumo.fanout";
 pub(crate) const REPORT: &str = "yakumo.report";
 pub(crate) const REPLY: &str = "yakumo.reply";
@@ -40,6 +42,8 @@ const HOST_EXPIRES: i32 = 86_400_000;
 const CALLS_EXPIRES: i32 = 60_000;
 /// Kept messages for the operator; the oldest go first.
 const PARKED_LENGTH: i32 = 10_000;
+/// The queue that stands for the turn to look at them goes after this long (ms).
+const TURN_EXPIRES: i32 = 60_000;
 /// The broker parks what was delivered this often without being settled: a
 /// message that kills whoever takes it. Handlers' own failures park earlier.
 const DELIVERY_LIMIT: i32 = 30;
@@ -182,6 +186,20 @@ pub(crate) async fn declare_shared(channel: &Channel, principal: &Principal) -> 
         .queue_declare(PARKED.into(), options, arguments)
         .await?;
     bind(channel, PARKED, REPORT, PARKED_KEY).await
+}
+
+/// Declares what stands for the turn to look at parked messages; whether somebody
+/// has it.
+pub(crate) async fn declare_turn(channel: &Channel) -> lapin::Result<bool> {
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let arguments = table(&[("x-expires", AMQPValue::LongInt(TURN_EXPIRES))]);
+    let queue = channel
+        .queue_declare(PARKED_TURN.into(), options, arguments)
+        .await?;
+    Ok(queue.consumer_count() > 0)
 }
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {

@@ -278,21 +278,28 @@ impl Inner {
                 continue;
             }
             let sender = consume::principal(&delivery);
-            let reply = match Reply::read(Bytes::from(delivery.data)) {
-                Ok(reply) => reply,
-                Err(error) => {
-                    warn!(error, "an unreadable reply was dropped");
-                    continue;
+            let beside = consume::answered_call(&delivery);
+            let read = Reply::read(Bytes::from(delivery.data)).and_then(|reply| match reply.id() {
+                Some(id) => Ok((id, reply)),
+                None => Err("it does not say which call it answers".into()),
+            });
+            let (id, reply) = match read {
+                Ok((id, reply)) => (id, Ok(reply)),
+                Err(why) => {
+                    warn!(why, call = beside.map(display), "a reply is unreadable");
+                    // The release before says nothing beside the bytes: such a call
+                    // waits for its deadline.
+                    let Some(id) = beside else { continue };
+                    (id, Err(RpcError::Malformed(why)))
                 }
             };
-            let Some(id) = reply.id() else { continue };
             let entitled = |_: &Uuid, waiting: &Waiting| match &sender {
                 Some(Principal::Control) => true,
                 Some(Principal::Host(name)) => waiting.host.as_ref() == Some(name),
                 None => false,
             };
             if let Some((_, waiting)) = self.waiting.remove_if(&id, entitled) {
-                let _ = waiting.reply.send(Ok(reply));
+                let _ = waiting.reply.send(reply);
             }
         }
         // The queue went away under a living connection.

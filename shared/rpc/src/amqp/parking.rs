@@ -1,24 +1,29 @@
 //! Messages that were set aside, on the broker: looked at by taking them and
-//! giving them back.
+//! giving them back, by one command at a time.
 //!
 //! A parked message keeps its bytes, and in its headers who sent it and why it
 //! was parked. What a *host* parked is that host's word alone, and could hold
 //! anything under a context that it once was sent; so it is sent again to that
 //! host and nowhere else.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
 use prost::Message;
+use tracing::debug;
 use uuid::Uuid;
 use yakumo_types::Timestamp;
 
 use super::consume::principal;
-use super::layout::{self, PARKED, Route};
-use super::session::PublishError;
-use super::{Inner, PERSISTENT};
+use super::layout::{self, PARKED, PARKED_TURN, Route};
+use super::session::{PublishError, is_in_use};
+use super::{Inner, PERSISTENT, refused};
 use crate::address::Principal;
 use crate::envelope::Envelope;
 use crate::error::RpcError;
@@ -30,6 +35,9 @@ const AT: &str = "x-yakumo-at";
 
 /// As many parked messages as are looked at for one of them.
 const SEARCH_LIMIT: usize = 10_000;
+
+/// Between two looks at whether nobody else looks at what is parked.
+const TURN_PAUSE: Duration = Duration::from_millis(50);
 
 /// What becomes of a parked message.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,41 +124,121 @@ fn away(_: lapin::Error) -> RpcError {
     RpcError::BrokerUnavailable
 }
 
-/// Closing the channel gives back everything that was taken and not settled.
-async fn give_back(channel: Channel) {
-    let _ = channel.close(200, "seen".into()).await;
+/// A look at what is parked. There is one at a time on the broker: what one has
+/// taken, another one would not see.
+struct Look {
+    channel: Channel,
+    /// Ends with the channel, however the look ends.
+    _turn: Consumer,
 }
 
-async fn open(inner: &Inner) -> Result<Channel, RpcError> {
-    let session = inner.session(inner.config.patience).await?;
-    session.connection.create_channel().await.map_err(away)
-}
+impl Look {
+    /// Waits for its turn, as long as a message waits for the broker.
+    async fn begin(inner: &Inner) -> Result<Self, RpcError> {
+        let ends = inner.env.clock.monotonic() + inner.config.patience;
+        loop {
+            let session = inner.session(inner.config.patience).await?;
+            let channel = session.connection.create_channel().await.map_err(away)?;
+            match take_turn(&channel).await {
+                Ok(Some(turn)) => {
+                    return Ok(Self {
+                        channel,
+                        _turn: turn,
+                    });
+                }
+                Ok(None) => close(&channel).await,
+                Err(error) => return Err(refused(&error).unwrap_or(RpcError::BrokerUnavailable)),
+            }
+            if inner.env.clock.monotonic() >= ends {
+                return Err(RpcError::Refused(
+                    "another command looks at the parked messages, try again".into(),
+                ));
+            }
+            inner.env.clock.sleep(TURN_PAUSE).await;
+        }
+    }
 
-pub(crate) async fn list(inner: &Inner, limit: usize) -> Result<Vec<ParkedMessage>, RpcError> {
-    let channel = open(inner).await?;
-    let mut found = Vec::new();
-    while found.len() < limit.min(SEARCH_LIMIT) {
-        let next = channel
+    async fn next(&self) -> Result<Option<Delivery>, RpcError> {
+        let next = self
+            .channel
             .basic_get(PARKED.into(), BasicGetOptions::default())
             .await
             .map_err(away)?;
-        let Some(next) = next else { break };
-        found.push(read(&next.delivery).message);
+        Ok(next.map(|it| it.delivery))
     }
-    give_back(channel).await;
+
+    /// Gives back what was taken and not settled, and then the turn.
+    async fn end(self) {
+        if let Err(error) = self.give_back().await {
+            debug!(%error, "parked messages go back with the channel");
+        }
+        close(&self.channel).await;
+    }
+
+    async fn give_back(&self) -> lapin::Result<()> {
+        let options = BasicNackOptions {
+            multiple: true,
+            requeue: true,
+        };
+        // Zero stands for all of them.
+        self.channel.basic_nack(0, options).await?;
+        // This is answered when the queue has them again. A queue hears of the end of a
+        // channel some time after it, and whoever is next might be faster.
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        self.channel
+            .queue_declare(PARKED.into(), options, FieldTable::default())
+            .await
+            .map(drop)
+    }
+}
+
+/// The turn is to be the only consumer of a queue; none while somebody else is.
+async fn take_turn(channel: &Channel) -> lapin::Result<Option<Consumer>> {
+    if layout::declare_turn(channel).await? {
+        return Ok(None);
+    }
+    let options = BasicConsumeOptions {
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let (queue, tag) = (PARKED_TURN.into(), ShortString::default());
+    let taken = channel.basic_consume(queue, tag, options, FieldTable::default());
+    match taken.await {
+        Ok(turn) => Ok(Some(turn)),
+        // Another one was faster.
+        Err(error) if is_in_use(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn close(channel: &Channel) {
+    let _ = channel.close(200, "seen".into()).await;
+}
+
+pub(crate) async fn list(inner: &Inner, limit: usize) -> Result<Vec<ParkedMessage>, RpcError> {
+    let look = Look::begin(inner).await?;
+    let mut found = Vec::new();
+    while found.len() < limit.min(SEARCH_LIMIT) {
+        let Some(next) = look.next().await? else {
+            break;
+        };
+        found.push(read(&next).message);
+    }
+    look.end().await;
     Ok(found)
 }
 
 pub(crate) async fn settle(inner: &Inner, id: Uuid, fate: Fate) -> Result<(), RpcError> {
-    let channel = open(inner).await?;
+    let look = Look::begin(inner).await?;
     let mut result = Err(RpcError::Unroutable(format!("parked message {id}")));
     for _ in 0..SEARCH_LIMIT {
-        let next = channel
-            .basic_get(PARKED.into(), BasicGetOptions::default())
-            .await
-            .map_err(away)?;
-        let Some(next) = next else { break };
-        let parked = read(&next.delivery);
+        let Some(next) = look.next().await? else {
+            break;
+        };
+        let parked = read(&next);
         if parked.message.id != id {
             continue;
         }
@@ -159,14 +247,11 @@ pub(crate) async fn settle(inner: &Inner, id: Uuid, fate: Fate) -> Result<(), Rp
             Fate::Replay => replay(inner, parked).await,
         };
         if result.is_ok() {
-            next.delivery
-                .ack(BasicAckOptions::default())
-                .await
-                .map_err(away)?;
+            next.ack(BasicAckOptions::default()).await.map_err(away)?;
         }
         break;
     }
-    give_back(channel).await;
+    look.end().await;
     result
 }
 

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anyhow::ensure;
 use async_trait::async_trait;
 use lapin::message::Delivery;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use yakumo_rpc::{
-    Bus, BusHealth, Handler, Incoming, MAX_PAYLOAD, MethodId, ParkedMessage, RpcError,
+    AmqpConfig, Bus, BusHealth, Handler, Incoming, MAX_PAYLOAD, MethodId, ParkedMessage, RpcError,
     ServeOptions, Target, Topic, Version,
 };
 use yakumo_types::{Fault, FaultCode};
@@ -298,16 +303,19 @@ async fn a_cast_to_a_host_comes_until_its_acknowledgement_is_heard() {
 /// The broker without the bus: nothing of ours looks at what is put there.
 struct Raw {
     channel: Channel,
+    user: String,
     _connection: Connection,
 }
 
 impl Raw {
     async fn new() -> Self {
         let (broker, _, _) = broker().await;
+        Self::over(&broker.url(), "guest").await
+    }
+
+    async fn over(url: &str, user: &str) -> Self {
         let properties = ConnectionProperties::default();
-        let connection = Connection::connect(&broker.url(), properties)
-            .await
-            .unwrap();
+        let connection = Connection::connect(url, properties).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel
             .confirm_select(ConfirmSelectOptions::default())
@@ -315,20 +323,32 @@ impl Raw {
             .unwrap();
         Self {
             channel,
+            user: user.to_owned(),
             _connection: connection,
         }
     }
 
     /// Puts it into a queue, as a control service.
     async fn publish(&self, queue: &str, bytes: &[u8]) {
-        let properties = BasicProperties::default().with_user_id("guest".into());
+        let properties = BasicProperties::default();
+        self.send("", queue, bytes, properties).await;
+    }
+
+    /// Answers as a host does, with the call beside the bytes.
+    async fn answer(&self, reply_to: &str, call: Uuid, bytes: &[u8]) {
+        let properties = BasicProperties::default().with_correlation_id(call.to_string().into());
+        self.send("yakumo.reply", reply_to, bytes, properties).await;
+    }
+
+    async fn send(&self, exchange: &str, key: &str, bytes: &[u8], properties: BasicProperties) {
+        let properties = properties.with_user_id(self.user.as_str().into());
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
         let confirmation = self
             .channel
-            .basic_publish("".into(), queue.into(), options, bytes, properties)
+            .basic_publish(exchange.into(), key.into(), options, bytes, properties)
             .await
             .unwrap()
             .await
@@ -388,10 +408,10 @@ async fn an_envelope_of_an_unknown_version_is_parked_and_the_topic_serves_on() {
 }
 
 /// Calls a method and does not wait here.
-fn ask(bus: &Bus, topic: &'static str, bound: Duration) -> JoinHandle<Outcome> {
+fn ask(bus: &Bus, target: Target, bound: Duration) -> JoinHandle<Outcome> {
     let bus = bus.clone();
     tokio::spawn(async move {
-        let (ctx, target) = (tenant(), Target::service(topic));
+        let ctx = tenant();
         let call = bus.call(&ctx, &target, method("Do"), b"x".to_vec(), bound);
         call.await
     })
@@ -419,8 +439,125 @@ fn reply(id: Uuid, outcome: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Answers to a call that nobody can read.
+fn unreadable(call: Uuid) -> [Vec<u8>; 5] {
+    let mut cut_short = reply(call, 1, b"cut short");
+    cut_short.pop();
+    [
+        vec![],
+        RUBBISH.to_vec(),
+        // An id of three bytes.
+        vec![0x08, 1, 0x12, 3, 1, 2, 3],
+        cut_short,
+        vec![0; 2 * MAX_PAYLOAD],
+    ]
+}
+
+const RUBBISH: &[u8] = b"\xff\xff\xff";
+
+/// A call's deadline that no test waits for.
+const LONG: Duration = Duration::from_secs(600);
+
+/// The call ends long before its deadline, as one whose answer cannot be read.
+async fn ends_as_malformed(call: JoinHandle<Outcome>) -> anyhow::Result<()> {
+    let ended = tokio::time::timeout(BOUND, call).await??;
+    ensure!(matches!(ended, Err(RpcError::Malformed(_))), "{ended:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unreadable_reply_ends_its_call_at_the_bound_and_disturbs_no_other() {
+async fn an_unreadable_reply_ends_the_call_that_is_named_beside_it() -> anyhow::Result<()> {
+    let world = World::new(Transport::Amqp).await;
+    let raw = Raw::new().await;
+    world.other.declare(&world.topic()).await?;
+    let calls = format!("yakumo.{}.calls", world.topic);
+    for bytes in unreadable(Uuid::nil()) {
+        let other = ask(&world.control, world.target(), LONG);
+        let (of_other, _) = question(&raw.take(&calls).await);
+        let call = ask(&world.control, world.target(), LONG);
+        let (id, reply_to) = question(&raw.take(&calls).await);
+        raw.answer(&reply_to, id, &bytes).await;
+        ends_as_malformed(call).await?;
+        let fine = reply(of_other, 1, b"fine");
+        raw.publish(&reply_to, &fine).await;
+        let said = other.await??;
+        ensure!(said == b"fine", "{said:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreadable_reply_ends_no_call_of_which_its_sender_was_not_asked() -> anyhow::Result<()>
+{
+    let world = World::new(Transport::Amqp).await;
+    let (broker, stranger, _) = broker().await;
+    let name = format!("h-{}", fresh_topic());
+    let url = broker.add_host(&name, "ph").await?;
+    let stranger = Raw::over(stranger, "host.a").await;
+    let host = Raw::over(&url, &format!("host.{name}")).await;
+    let raw = Raw::new().await;
+    let queue = format!("host.{name}");
+    world.control.declare(&Topic::Host(name.clone())).await?;
+    world.control.declare(&world.topic()).await?;
+
+    let of_service = ask(&world.control, world.target(), LONG);
+    let calls = format!("yakumo.{}.calls", world.topic);
+    let (to_service, reply_to) = question(&raw.take(&calls).await);
+    let of_host = ask(&world.control, Target::host(name.clone()), LONG);
+    let (to_host, _) = question(&raw.take(&queue).await);
+    stranger.answer(&reply_to, to_service, RUBBISH).await;
+    stranger.answer(&reply_to, to_host, RUBBISH).await;
+    host.answer(&reply_to, to_service, RUBBISH).await;
+    // What is true comes behind those, and is what the callers get.
+    let fine = reply(to_service, 1, b"fine");
+    raw.answer(&reply_to, to_service, &fine).await;
+    let said = of_service.await??;
+    ensure!(said == b"fine", "{said:?}");
+    let fine = reply(to_host, 1, b"fine");
+    host.answer(&reply_to, to_host, &fine).await;
+    let said = of_host.await??;
+    ensure!(said == b"fine", "{said:?}");
+
+    // Whoever was asked may say nothing that makes sense.
+    let of_host = ask(&world.control, Target::host(name), LONG);
+    let (to_host, _) = question(&raw.take(&queue).await);
+    host.answer(&reply_to, to_host, RUBBISH).await;
+    ends_as_malformed(of_host).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_names_its_call_beside_its_bytes() -> anyhow::Result<()> {
+    let world = World::new(Transport::Amqp).await;
+    let raw = Raw::new().await;
+    world.other.declare(&world.topic()).await?;
+    let calls = format!("yakumo.{}.calls", world.topic);
+    let caller = ask(&world.control, world.target(), LONG);
+    let asked = raw.take(&calls).await;
+    caller.abort();
+    // The same question, with another place for the answer.
+    let own = format!("yakumo.reply.{}", env().rng.uuid().simple());
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = raw
+        .channel
+        .queue_declare(own.as_str().into(), options, FieldTable::default());
+    declared.await?;
+    let properties = BasicProperties::default().with_reply_to(own.as_str().into());
+    raw.send("", &calls, &asked.data, properties).await;
+    world.serve(Test::echo()).await;
+    let answer = raw.take(&own).await;
+    let (id, _) = question(&asked);
+    let named = answer.properties.correlation_id().as_ref();
+    let named = named.map(|it| it.as_str().to_owned());
+    ensure!(named == Some(id.to_string()), "{named:?}, not {id}");
+    ensure!(answer.data == reply(id, 1, b"x"), "{:?}", answer.data);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreadable_reply_that_names_no_call_ends_its_own_at_the_bound_and_no_other() {
     let world = World::new(Transport::Amqp).await;
     let raw = Raw::new().await;
     let gate = Arc::new(Semaphore::new(0));
@@ -438,25 +575,15 @@ async fn an_unreadable_reply_ends_its_call_at_the_bound_and_disturbs_no_other() 
         .serve(Topic::Control(served), vec![handler.clone()], options())
         .await
         .unwrap();
-    let other = ask(&world.control, served, BOUND);
+    let other = ask(&world.control, Target::service(served), BOUND);
     until("the other call waits", || handler.count() == 1).await;
 
     // Nobody serves this topic; what is asked there is answered by hand.
     world.other.declare(&world.topic()).await.unwrap();
-    let spoiled = ask(&world.control, world.topic, Duration::from_secs(5));
+    let spoiled = ask(&world.control, world.target(), Duration::from_secs(5));
     let calls = format!("yakumo.{}.calls", world.topic);
     let (id, reply_to) = question(&raw.take(&calls).await);
-    let mut cut_short = reply(id, 1, b"cut short");
-    cut_short.pop();
-    let unreadable = [
-        vec![],
-        b"\xff\xff\xff".to_vec(),
-        // An id of three bytes.
-        vec![0x08, 1, 0x12, 3, 1, 2, 3],
-        cut_short,
-        vec![0; 2 * MAX_PAYLOAD],
-    ];
-    for bytes in unreadable {
+    for bytes in unreadable(id) {
         raw.publish(&reply_to, &bytes).await;
     }
     // Its reply comes behind those.
@@ -465,7 +592,7 @@ async fn an_unreadable_reply_ends_its_call_at_the_bound_and_disturbs_no_other() 
     // Had the connection been given up, it would have ended as unavailable.
     let ended = tokio::time::timeout(BOUND, spoiled).await;
     assert!(matches!(ended, Ok(Ok(Err(RpcError::Timeout)))), "{ended:?}");
-    let next = ask(&world.control, served, BOUND);
+    let next = ask(&world.control, Target::service(served), BOUND);
     assert_eq!(next.await.unwrap().unwrap(), b"x");
 }
 
@@ -476,7 +603,7 @@ async fn a_reply_that_says_nothing_is_an_internal_fault_and_the_next_one_is_take
     world.other.declare(&world.topic()).await.unwrap();
     let calls = format!("yakumo.{}.calls", world.topic);
     let answered = async |outcome, payload: &[u8]| {
-        let call = ask(&world.control, world.topic, BOUND);
+        let call = ask(&world.control, world.target(), BOUND);
         let (id, reply_to) = question(&raw.take(&calls).await);
         raw.publish(&reply_to, &reply(id, outcome, payload)).await;
         call.await.unwrap()
@@ -488,4 +615,78 @@ async fn a_reply_that_says_nothing_is_an_internal_fault_and_the_next_one_is_take
         assert_eq!(Fault::from(error).code, FaultCode::Internal);
     }
     assert_eq!(answered(1, &b"fine"[..]).await.unwrap(), b"fine");
+}
+
+/// The queue whose one consumer is who looks at what is parked.
+const TURN: &str = "yakumo.parked.turn";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_look_at_what_is_parked_do_not_hide_it_from_each_other() -> anyhow::Result<()> {
+    let world = World::new(Transport::Amqp).await;
+    let _alone = PARKED.lock().await;
+    let raw = Raw::new().await;
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        let bytes = format!("{} {number}", world.topic);
+        raw.publish("yakumo.parked", bytes.as_bytes()).await;
+        ids.push(Uuid::new_v5(&Uuid::NAMESPACE_OID, bytes.as_bytes()));
+    }
+    let (one, two) = (&world.control, &world.other);
+    let lists = [one, two, one, two].map(|bus| bus.parked_list(1000));
+    for list in futures::future::join_all(lists).await {
+        let list = list?;
+        let seen = |id: &&Uuid| list.iter().any(|it| it.id == **id);
+        let seen = ids.iter().filter(seen).count();
+        ensure!(seen == ids.len(), "{seen} of {}", ids.len());
+    }
+    for pair in ids.chunks(2) {
+        let [first, second] = pair else { continue };
+        let (first, second) = tokio::join!(one.parked_discard(*first), two.parked_discard(*second));
+        first?;
+        second?;
+    }
+    let rest = one.parked_list(1000).await?;
+    ensure!(!rest.iter().any(|it| ids.contains(&it.id)), "{rest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_at_what_is_parked_is_waited_for_and_not_for_ever() -> anyhow::Result<()> {
+    let world = World::new(Transport::Amqp).await;
+    let _alone = PARKED.lock().await;
+    let (broker, _, _) = broker().await;
+    let impatient = AmqpConfig {
+        patience: Duration::from_secs(1),
+        ..config(&broker.url())
+    };
+    let impatient = Bus::connect(impatient, env(), seal()).await?;
+    for bus in [&impatient, &world.other] {
+        until("connected", || bus.health() == BusHealth::Connected).await;
+    }
+    // Makes the queue.
+    impatient.parked_list(1).await?;
+    let raw = Raw::new().await;
+    let options = BasicConsumeOptions {
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let turn = raw
+        .channel
+        .basic_consume(TURN.into(), "".into(), options, FieldTable::default())
+        .await?;
+
+    let refused = impatient.parked_list(1).await;
+    let why = match &refused {
+        Err(RpcError::Refused(why)) => why.as_str(),
+        _ => "",
+    };
+    ensure!(why.contains("another command"), "{refused:?}");
+    let patient = world.other.clone();
+    let waits = tokio::spawn(async move { patient.parked_list(1).await });
+    a_moment().await;
+    ensure!(!waits.is_finished(), "it does not wait");
+    let options = BasicCancelOptions::default();
+    raw.channel.basic_cancel(turn.tag(), options).await?;
+    waits.await??;
+    Ok(())
 }
