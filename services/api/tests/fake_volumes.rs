@@ -70,6 +70,8 @@ pub struct FakeVolumes {
     pub torn_away: Mutex<Vec<String>>,
     /// Hosts that were to be forgotten.
     pub forgotten: Mutex<Vec<String>>,
+    /// The storage hosts that it knows.
+    pub storage: Mutex<Vec<StorageHost>>,
     /// The storage hosts that were said to live last.
     pub living: Mutex<Vec<StorageHost>>,
     /// The keys of requests for new ones.
@@ -407,6 +409,7 @@ impl VolumesServer for FakeVolumes {
         _: &Incoming,
         _: Empty,
     ) -> Result<ListStorageHostsReply, Fault> {
-        Ok(ListStorageHostsReply::default())
+        let hosts = self.storage.lock().unwrap().clone();
+        Ok(ListStorageHostsReply { hosts })
     }
 }

@@ -126,6 +126,7 @@ async fn what_hosts_say_of_their_other_agents_is_passed_on_together() {
         availability_zone: "east".into(),
         heard_at: 0,
         reachable_everywhere: true,
+        alive: None,
     };
     assert_eq!(*cloud.volumes.living.lock().unwrap(), [storage]);
 }

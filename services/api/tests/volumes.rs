@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use yakumo_contracts::volume::StorageHost;
 
 use crate::cloud::{Cloud, project, wait_for};
 
@@ -131,4 +133,40 @@ async fn the_volumes_of_a_deleted_server_are_given_back() {
     cloud.wait_gone(&server).await;
     cloud.assert_nothing_left().await;
     assert!(cloud.volumes.torn_away.lock().unwrap().is_empty());
+}
+
+/// What the volume API's list of services calls the states of storage hosts that
+/// were heard so many seconds after 1970.
+async fn states(cloud: &Cloud, hosts: &[(i64, Option<bool>)]) -> Result<Vec<String>> {
+    *cloud.volumes.storage.lock().unwrap() = hosts
+        .iter()
+        .map(|&(heard_at, alive)| StorageHost {
+            heard_at: heard_at * 1_000_000,
+            alive,
+            ..StorageHost::default()
+        })
+        .collect();
+    let url = format!("http://{}/v3/os-services", cloud.started.volume);
+    let asked = reqwest::Client::new().get(url);
+    let answer = asked.header("X-Auth-Token", "admin").send().await?;
+    let body: Value = answer.error_for_status()?.json().await?;
+    let services = body["services"].as_array().context("no list")?;
+    services
+        .iter()
+        .map(|it| Ok(it["state"].as_str().context("no state")?.to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_host_is_up_by_the_word_of_the_volume_service() -> Result<()> {
+    let cloud = Cloud::start().await;
+    // All are silent; and one was heard before the clock was put back by an hour.
+    let said = states(&cloud, &[(100, Some(false)), (100, Some(false))]).await?;
+    ensure!(said == ["down", "down"], "{said:?}");
+    let said = states(&cloud, &[(3700, Some(false)), (100, Some(true))]).await?;
+    ensure!(said == ["down", "up"], "{said:?}");
+    // The release before says nothing of it: they are compared with each other.
+    let said = states(&cloud, &[(200, None), (150, None), (100, None)]).await?;
+    ensure!(said == ["up", "up", "down"], "{said:?}");
+    Ok(())
 }

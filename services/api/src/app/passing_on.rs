@@ -54,6 +54,7 @@ impl PassingOn {
                 availability_zone: facts.availability_zone.clone(),
                 reachable_everywhere: facts.reachable_everywhere,
                 heard_at: 0,
+                alive: None,
             };
             waiting.storage.insert(report.host.clone(), host);
         }

@@ -1,8 +1,10 @@
 //! Storage hosts that live, and those that leave the cloud.
 
+use std::time::Duration;
+
 use yakumo_contracts::volume::{ForgetStorageHostRequest, StorageHost};
 use yakumo_db::DbError;
-use yakumo_types::{Fault, HostId, check_name};
+use yakumo_types::{Fault, HostId, Timestamp, check_name};
 
 use super::App;
 use crate::store;
@@ -12,6 +14,14 @@ const NAMED: u64 = 5;
 
 /// Characters in the name of a zone.
 const MAX_ZONE: usize = 64;
+
+/// A storage host that was not heard for longer is down.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// Whether a storage host that was heard at this time (microseconds) is up.
+pub(crate) fn was_heard_lately(heard_at: i64, now: Timestamp) -> bool {
+    now.apart(Timestamp::from_micros(heard_at)) <= FRESH
+}
 
 impl App {
     /// Takes in that a storage host lives, and what it says of itself.
@@ -68,5 +78,39 @@ impl App {
             })
             .await?;
         Ok(forgotten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use anyhow::{Context as _, ensure};
+    use yakumo_db::Backend;
+    use yakumo_types::RequestContext;
+
+    use crate::testing::World;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_is_said_to_be_alive_by_the_clock_and_not_by_other_hosts() -> anyhow::Result<()>
+    {
+        let world = World::without_host(Backend::Sqlite).await;
+        let alive = async || -> anyhow::Result<bool> {
+            let ctx = RequestContext::internal(world.app.env.id());
+            let hosts = world.app.list_storage_hosts(&ctx).await?.hosts;
+            ensure!(hosts.len() == 1, "{hosts:?}");
+            let host = hosts.first().context("no host")?;
+            host.alive.context("it is not said")
+        };
+        ensure!(alive().await?, "it was heard just now");
+        world.forward(Duration::from_secs(120));
+        ensure!(!alive().await?, "it is silent, and so is everybody");
+        world.hear_host().await;
+        ensure!(alive().await?, "it was heard again");
+        // What a clock leaves that is put back.
+        let ahead = world.app.env.now().plus(Duration::from_secs(3600));
+        world.hear_host_at(ahead).await;
+        ensure!(!alive().await?, "nobody knows when it was heard");
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod render;
 mod volumes;
 
 pub(crate) use attachments::HELD;
+pub(crate) use hosts::was_heard_lately;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use yakumo_types::{
     Fault, IdempotencyKey, RequestContext, VolumeId, VolumeTypeId, check_description, check_name,
 };
 
-use super::{App, no_volume, raced, render, volume_id};
+use super::{App, no_volume, raced, render, volume_id, was_heard_lately};
 use crate::store::volumes::{Filter, Sort, SortColumn};
 use crate::store::{self, Walls};
 use crate::workflows::{CREATE_VOLUME, DELETE_VOLUME};
@@ -380,6 +380,7 @@ impl App {
     ) -> Result<ListStorageHostsReply, Fault> {
         ctx.require_admin()?;
         let hosts = store::storage_hosts::list(self.db.read()).await?;
+        let now = self.env.now();
         Ok(ListStorageHostsReply {
             hosts: hosts
                 .into_iter()
@@ -391,6 +392,7 @@ impl App {
                     availability_zone: row.availability_zone,
                     heard_at: row.heard_at,
                     reachable_everywhere: row.reachable_everywhere,
+                    alive: Some(was_heard_lately(row.heard_at, now)),
                 })
                 .collect(),
         })

@@ -24,9 +24,8 @@ use yakumo_db::DbError;
 use yakumo_service::Reconciler;
 use yakumo_types::{Fault, VolumeId};
 
-use crate::app::App;
+use crate::app::{App, was_heard_lately};
 use crate::store;
-use crate::workflows::was_heard_lately;
 
 /// Hosts that are asked at the same time.
 const AT_A_TIME: usize = 16;

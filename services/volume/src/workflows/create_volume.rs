@@ -9,8 +9,8 @@ use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::{Fault, VolumeId};
 use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 
-use super::{CREATE_VOLUME, fence, subject, was_heard_lately};
-use crate::app::{App, is_away};
+use super::{CREATE_VOLUME, fence, subject};
+use crate::app::{App, is_away, was_heard_lately};
 use crate::store::{self, Walls};
 
 /// How long a volume waits while no storage host at all is heard: a service

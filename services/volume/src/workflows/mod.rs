@@ -6,13 +6,11 @@ mod delete_volume;
 pub use create_volume::CreateVolume;
 pub use delete_volume::DeleteVolume;
 
-use std::time::Duration;
-
 use serde_json::Value;
-use yakumo_types::{Fault, Timestamp, VolumeId};
+use yakumo_types::{Fault, VolumeId};
 use yakumo_workflow::{StepCx, StepError};
 
-use crate::app::App;
+use crate::app::{App, was_heard_lately};
 use crate::store;
 
 /// Makes a volume on a storage host.
@@ -20,19 +18,11 @@ pub const CREATE_VOLUME: &str = "create_volume";
 /// Removes a volume from its storage host.
 pub const DELETE_VOLUME: &str = "delete_volume";
 
-/// A storage host that was not heard for longer is down.
-const FRESH: Duration = Duration::from_secs(60);
-
 /// Whether nobody has heard of the storage host lately.
 async fn is_down(app: &App, host: &str) -> Result<bool, StepError> {
     let now = app.env.now();
     let row = store::storage_hosts::find(app.db.read(), host).await?;
     Ok(row.is_none_or(|row| !was_heard_lately(row.heard_at, now)))
-}
-
-/// Whether a storage host that was heard at this time (microseconds) is up.
-pub(crate) fn was_heard_lately(heard_at: i64, now: Timestamp) -> bool {
-    now.apart(Timestamp::from_micros(heard_at)) <= FRESH
 }
 
 fn subject(cx: &StepCx) -> Result<VolumeId, StepError> {

@@ -19,6 +19,7 @@ fn living(host: &str, host_id: &str, zone: &str) -> StorageHost {
         availability_zone: zone.into(),
         heard_at: 0,
         reachable_everywhere: true,
+        alive: None,
     }
 }
 
@@ -58,6 +59,7 @@ async fn hosts_live_by_the_word_of_the_control_plane(backend: Backend) {
         *heard,
         StorageHost {
             heard_at,
+            alive: Some(true),
             ..expected
         }
     );

@@ -78,9 +78,11 @@ pub async fn services(
     let services: Vec<_> = hosts
         .iter()
         .map(|host| {
-            // Compared with the freshest host, so that no clock but the volume
-            // service's own decides.
-            let up = newest.saturating_sub(host.heard_at) < 60_000_000;
+            // A volume service of the release before does not say it: then by the host
+            // that was heard last, so that no clock but that service's own decides.
+            let up = host
+                .alive
+                .unwrap_or(newest.saturating_sub(host.heard_at) < 60_000_000);
             json!({
                 "binary": "cinder-volume",
                 "host": host.host,
