@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use yakumo_auth::{JwsContextSeal, SealConfig};
 use yakumo_contracts::scheduler::{ChooseHostsRequest, Resources, SchedulerClient};
 use yakumo_integration::client::{Api, Client, list, text};
@@ -187,19 +187,24 @@ pub async fn storm(world: &World, people: &[Client], boots: usize) -> Result<()>
         failed.len(),
         failed.first().map_or("", String::as_str)
     );
-    let some = async |status: &str| -> Result<usize> {
-        let path = format!("/servers?all_tenants=1&status={status}&limit=1");
+    let one = async |status: &str| -> Result<Option<Value>> {
+        let path = format!("/servers/detail?all_tenants=1&status={status}&limit=1");
         let answer = world.admin.get(Api::Compute, &path).await?.ok()?;
-        Ok(list(&answer, "servers")?.len())
+        Ok(list(&answer, "servers")?.first().cloned())
     };
     wait::until("no server is being built", PATIENCE, async || {
-        Ok(match some("BUILD").await? {
-            0 => Look::Yes(()),
-            _ => Look::NotYet("servers are being built".into()),
+        Ok(match one("BUILD").await? {
+            None => Look::Yes(()),
+            Some(_) => Look::NotYet("servers are being built".into()),
         })
     })
     .await?;
-    ensure!(some("ERROR").await? == 0, "servers failed");
+    let failed = one("ERROR").await?;
+    ensure!(
+        failed.is_none(),
+        "servers failed, for example: {}",
+        failed.unwrap_or_default()["fault"]
+    );
     Ok(())
 }
 

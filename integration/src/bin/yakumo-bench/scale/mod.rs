@@ -61,6 +61,10 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// One in so many servers is in the large project, whose servers are on one in
 /// so many hosts.
 const LARGE: usize = 10;
+/// vCPUs of a host, at the least, and how many times its share of all servers it
+/// has room for: a storm is not to end at hosts that are full.
+const VCPUS: usize = 64;
+const ROOM: usize = 2;
 
 fn settings(options: &Options) -> Vec<String> {
     let mut settings = setup::options().settings;
@@ -88,7 +92,7 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<String> {
     let mut cloud = TestCloud::distributed(
         Backend::Postgres,
         CloudOptions {
-            vcpus: 64,
+            vcpus: vcpus(options)?,
             trusted_hosts: true,
             start: PATIENCE,
             settings: settings(options),
@@ -180,6 +184,12 @@ pub async fn run(report: &mut Report, options: &Options) -> Result<String> {
     );
     cloud.done().await?;
     Ok(said.sentence(options))
+}
+
+fn vcpus(options: &Options) -> Result<u32> {
+    let share = (options.servers + options.boots).div_ceil(options.hosts.max(1));
+    let vcpus = VCPUS.max(share * ROOM);
+    u32::try_from(vcpus).context("too many servers for so few hosts")
 }
 
 fn say(what: &str) {
