@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use yakumo_compute::drivers::simulated::SimulatedHypervisor;
 use yakumo_compute::{Buses, Reports, SimulatedConfig};
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{
-    ConsoleLogRequest, Power, Resources, ServerSpec, SetDesiredRequest,
+    ConsoleLogRequest, DesiredServer, Power, Resources, ServerSpec, SetDesiredRequest,
 };
 use yakumo_service::system_env;
-use yakumo_types::FaultCode;
+use yakumo_types::{Env, FaultCode};
 
-use crate::support::{World, context, desired, ids, new_server, spec, until, volume};
+use crate::support::{HeldClock, World, context, desired, ids, new_server, spec, until, volume};
 
 fn simulated(config: SimulatedConfig) -> Arc<SimulatedHypervisor> {
     Arc::new(SimulatedHypervisor::new(system_env(), config))
@@ -387,6 +388,75 @@ async fn reboots_are_counted_and_a_guest_that_does_not_obey_loses_its_plug() {
     world.reached(server, 5, "running").await;
     assert_eq!(hypervisor.starts(server), 4);
     assert_eq!(hypervisor.calls("ask_to_stop"), 2);
+}
+
+#[tokio::test]
+async fn a_wish_that_comes_while_the_plug_is_pulled_has_the_guest_on_again() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let clock = HeldClock::default();
+    let pauses = Arc::clone(&clock.pauses);
+    let env = Env {
+        clock: Arc::new(clock),
+        ..system_env()
+    };
+    // Without a time that it takes, pulling the plug cannot be held.
+    let config = SimulatedConfig {
+        other_ms: 1,
+        ..SimulatedConfig::default()
+    };
+    let hypervisor = Arc::new(SimulatedHypervisor::new(env, config));
+    let world = World::new(folder.path(), hypervisor.clone()).await;
+    let (stopped, frozen, rebooted) = (new_server(), new_server(), new_server());
+    let without_grace = DesiredServer {
+        stop_timeout_seconds: 0,
+        ..desired(stopped, 3, Power::Stopped)
+    };
+    let of_a_frozen_guest = desired(frozen, 3, Power::Stopped);
+    // The wish after it does not know of this reboot, as if the control plane's
+    // database were restored to a time before it.
+    let reboot = DesiredServer {
+        reboot_count: 1,
+        reboot_hard: true,
+        ..desired(rebooted, 3, Power::Running)
+    };
+    for (server, before, shown, pull) in [
+        (stopped, Power::Running, "running", without_grace),
+        (frozen, Power::Paused, "paused", of_a_frozen_guest),
+        (rebooted, Power::Running, "running", reboot),
+    ] {
+        world.claim(server, 1).await?;
+        world.set(desired(server, 2, before)).await?;
+        world.reached(server, 2, shown).await;
+
+        let pulled = hypervisor.calls("pull_plug");
+        let held = pauses.lock().await;
+        world.set(pull.clone()).await?;
+        until(Duration::from_secs(10), || {
+            (hypervisor.calls("pull_plug") > pulled).then_some(())
+        })
+        .await
+        .with_context(|| format!("no plug is pulled for {pull:?}"))?;
+        world.set(desired(server, 4, Power::Running)).await?;
+        drop(held);
+
+        // A guest that is taken for one that ended by itself rests as well.
+        let state = world
+            .heard(server, "at rest", |state| {
+                state.generation == 4 && state.converged
+            })
+            .await;
+        ensure!(
+            state.power_state == "running" && state.fault.is_empty(),
+            "after {pull:?}: {state:?}"
+        );
+        ensure!(hypervisor.starts(server) == 2, "after {pull:?}");
+        ensure!(
+            hypervisor.calls("pull_plug") == pulled + 1,
+            "after {pull:?}"
+        );
+    }
+    ensure!(hypervisor.calls("ask_to_stop") == 0, "a button was pressed");
+    Ok(())
 }
 
 #[tokio::test]

@@ -165,6 +165,11 @@ impl Model {
             }
             Action::PullPlug => {
                 assert!(running);
+                let elapsed = self.asked.map_or(Duration::ZERO, |asked| asked.elapsed);
+                self.asked = Some(Asked {
+                    elapsed,
+                    since_last: Duration::ZERO,
+                });
                 self.observed.domain = Domain::Off(Ending::Destroyed);
                 self.observed.volumes.clear();
             }
@@ -336,6 +341,44 @@ fn a_guest_that_switched_itself_off_stays_off_until_it_is_asked_for_again() {
         volumes: BTreeSet::new(),
     });
     model.settle();
+    assert_eq!(model.starts, 2);
+}
+
+#[test]
+fn a_guest_that_was_switched_off_runs_again_for_the_wish_that_overtook_it() {
+    let wish = |power, reboot| Event::Wish {
+        power,
+        reboot,
+        volumes: BTreeSet::new(),
+    };
+    let minute = Duration::from_secs(60);
+    for (before, grace, expected) in [
+        (Power::Running, minute, Action::AskToStop),
+        (Power::Running, Duration::ZERO, Action::PullPlug),
+        (Power::Paused, minute, Action::PullPlug),
+    ] {
+        let mut model = Model::new(true);
+        model.apply(&wish(before, None));
+        model.settle();
+        model.wish.grace = grace;
+        model.apply(&wish(Power::Stopped, None));
+        assert_eq!(model.act(), expected, "{before:?} {grace:?}");
+        model.apply(&wish(Power::Running, None));
+        assert_eq!(model.act(), Action::Start, "{before:?} {grace:?}");
+        model.settle();
+        model.check_rest();
+        assert_eq!(model.observed.domain, Domain::Running);
+    }
+
+    // A reboot that is overtaken by one is done with it, and the guest starts once.
+    let mut model = Model::new(true);
+    model.settle();
+    model.apply(&wish(Power::Running, Some(Reboot::Hard)));
+    assert_eq!(model.act(), Action::PullPlug);
+    model.apply(&wish(Power::Running, Some(Reboot::Soft)));
+    model.settle();
+    model.check_rest();
+    assert_eq!(model.observed.domain, Domain::Running);
     assert_eq!(model.starts, 2);
 }
 

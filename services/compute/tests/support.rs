@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use yakumo_compute::drivers::Hypervisor;
 use yakumo_compute::{Config, StartedHost};
 use yakumo_contracts::api::{
@@ -20,7 +21,9 @@ use yakumo_contracts::compute_host::{
 };
 use yakumo_rpc::{Bus, Incoming, ServeOptions, Server, Target, Topic};
 use yakumo_service::{HealthReport, Process, SharedBeat, system_env};
-use yakumo_types::{ContextSeal, Fault, FaultCode, RequestContext, RequestId, ServerId, VolumeId};
+use yakumo_types::{
+    Clock, ContextSeal, Fault, FaultCode, RequestContext, RequestId, ServerId, Timestamp, VolumeId,
+};
 
 /// In process, contexts need no seal.
 pub struct NoSeal;
@@ -32,6 +35,30 @@ impl ContextSeal for NoSeal {
 
     fn open(&self, _: &str) -> Result<RequestContext, Fault> {
         Err(Fault::internal("nothing is sealed here"))
+    }
+}
+
+/// A clock for a hypervisor whose actions a test holds.
+#[derive(Default)]
+pub struct HeldClock {
+    /// While somebody has it no pause ends, and without that none lasts.
+    pub pauses: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Clock for HeldClock {
+    fn now(&self) -> Timestamp {
+        system_env().now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        system_env().clock.monotonic()
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        let pauses = Arc::clone(&self.pauses);
+        Box::pin(async move {
+            drop(pauses.lock().await);
+        })
     }
 }
 
