@@ -8,27 +8,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures::stream::{self, StreamExt as _};
 use serde_json::json;
-use yakumo_db::Backend;
-use yakumo_integration::client::{Answer, Api, Client, list};
+use yakumo_integration::client::{Answer, Api};
 use yakumo_integration::cloud::{Options, TestCloud};
-use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
-use yakumo_testing::rabbitmq::Broker;
 
-use crate::bad_days::is_told_to_come_back;
-use crate::beside_another;
-
-/// All processes at once, on a slow machine.
-const START: Duration = Duration::from_secs(90);
+use crate::recovering::{
+    WAITING, a_server_boots, is_told_to_come_back, named, network_goes, network_returns, recovers,
+    says,
+};
+use crate::{broker, distributed};
 
 /// Whoever knows that the broker takes nothing waits for nothing.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_fails_is_waited_for() -> Result<()> {
-    let _turn = beside_another().await;
-    let mut cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
-    let world = World::make(&cloud).await?;
+    let (_turn, mut cloud, world) = distributed(Options::default()).await?;
     services_that_start_without_their_broker_wait(&mut cloud, &world).await?;
     a_service_whose_credentials_are_refused_waits(&mut cloud, &world).await?;
     a_blocked_broker_is_said_so_and_nothing_is_half_kept(&mut cloud, &world).await?;
@@ -108,8 +103,6 @@ async fn memory_stays_flat_while_a_queue_is_full(
     cloud: &mut TestCloud,
     world: &World,
 ) -> Result<()> {
-    /// Calls that may wait for the network service.
-    const WAITING: usize = 10;
     /// After so many, whatever is made once and kept is there.
     const FIRST: usize = 100;
     const POSTS: usize = 600;
@@ -122,12 +115,7 @@ async fn memory_stays_flat_while_a_queue_is_full(
     const GROWTH: usize = 48 * 1024;
 
     let api = pid(cloud, "api")?;
-    let short = format!("{{\"max-length\":{WAITING}}}");
-    let policy = ["set_policy", "short", "^yakumo\\.network\\.calls$", &short];
-    broker(cloud)?.ctl(&policy, None).await?;
-    // Its queue for calls outlives it by a minute.
-    cloud.kill("network")?;
-
+    network_goes(cloud).await?;
     let body = json!({"network": {"name": "heavy", "description": "x".repeat(WEIGHT)}});
     let mut answers = stream::iter(0..POSTS)
         .map(|_| world.alice.post(Api::Network, "/networks", &body))
@@ -159,8 +147,7 @@ async fn memory_stays_flat_while_a_queue_is_full(
         "{first} KiB after {FIRST}, {last} KiB after {POSTS}"
     );
 
-    cloud.launch("network")?;
-    broker(cloud)?.ctl(&["clear_policy", "short"], None).await?;
+    network_returns(cloud).await?;
     recovers(cloud, world).await?;
     // Those that were let in were not answered in time, and are not made later.
     let left = named(&world.alice, Api::Network, "networks", "heavy").await?;
@@ -184,12 +171,7 @@ async fn a_database_that_goes_while_it_is_used_is_said_so(
     .await?;
     is_refused_for(&shown, "database")?;
     is_refused_for(&made, "database")?;
-    wait::until("a word about the database", BOUND, || async {
-        let health = cloud.health("api").await?;
-        let database = &health["components"]["database api"];
-        Ok(wait::same(database["status"].clone(), &json!("down")))
-    })
-    .await?;
+    says(cloud, "api", "database api", "down", "").await?;
 
     cloud.database()?.resume().await?;
     recovers(cloud, world).await?;
@@ -198,68 +180,15 @@ async fn a_database_that_goes_while_it_is_used_is_said_so(
     a_server_boots(world).await
 }
 
-fn broker(cloud: &TestCloud) -> Result<&Broker> {
-    cloud.broker.as_ref().context("a broker")
-}
-
 /// Waits until a process says that it has no bus, and why.
 async fn has_no_bus(cloud: &TestCloud, process: &str, why: &str) -> Result<()> {
-    let what = format!("a word of {process} about the broker");
-    wait::until(&what, START, || async {
-        // Its health is asked for before it listens.
-        let Ok(health) = cloud.health(process).await else {
-            return Ok(Look::NotYet("no health".into()));
-        };
-        let bus = &health["components"]["bus"];
-        let said = bus["detail"].as_str().unwrap_or_default();
-        Ok(if bus["status"] == "down" && said.contains(why) {
-            Look::Yes(())
-        } else {
-            Look::NotYet(health.to_string())
-        })
-    })
-    .await
-}
-
-/// Waits until all processes are well and answer, none of which may have ended
-/// meanwhile.
-async fn recovers(cloud: &mut TestCloud, world: &World) -> Result<()> {
-    for name in cloud.names() {
-        cloud.healthy(&name).await?;
-    }
-    let ended = cloud.ended()?;
-    ensure!(ended.is_empty(), "{ended:?}");
-    // Whoever verifies tokens has heard of identity again.
-    cloud.answering().await?;
-    for (api, path) in [(Api::Network, "/networks"), (Api::Volume, "/volumes")] {
-        wait::until("an answer for everybody", BOUND, || async {
-            let answer = world.alice.get(api, path).await?;
-            Ok(match answer.status {
-                200 => Look::Yes(()),
-                _ => Look::NotYet(answer.text()),
-            })
-        })
-        .await?;
-    }
-    Ok(())
-}
-
-async fn a_server_boots(world: &World) -> Result<()> {
-    let server = world.running(&world.alice, "afterwards").await?;
-    world.remove(&world.alice, &server).await
+    says(cloud, process, "bus", "down", why).await
 }
 
 fn is_refused_for(answer: &Answer, why: &str) -> Result<()> {
     is_told_to_come_back(answer)?;
     ensure!(answer.text().contains(why), "{}", answer.text());
     Ok(())
-}
-
-/// How many of a kind have this name.
-async fn named(client: &Client, api: Api, kind: &str, name: &str) -> Result<usize> {
-    let found = client.get(api, &format!("/{kind}")).await?.ok()?;
-    let found = list(&found, kind)?.iter();
-    Ok(found.filter(|it| it["name"] == name).count())
 }
 
 /// The id of a process, while all of them run.

@@ -7,36 +7,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sea_orm::ConnectionTrait as _;
-use serde_json::{Value, json};
-use yakumo_db::{Backend, Db, DbConfig};
-use yakumo_integration::client::{Answer, Api, list};
+use serde_json::json;
+use yakumo_db::{Db, DbConfig};
+use yakumo_integration::client::{Api, list};
 use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
 
-use crate::beside_another;
-
-/// Calls that may wait for the network service here.
-const WAITING: usize = 10;
-
-/// 503, and when to try again.
-pub(crate) fn is_told_to_come_back(answer: &Answer) -> Result<()> {
-    let header = answer.headers.get("retry-after");
-    ensure!(
-        answer.status == 503 && header.is_some(),
-        "{} {:?} {}",
-        answer.status,
-        answer.headers,
-        answer.text()
-    );
-    Ok(())
-}
+use crate::distributed;
+use crate::recovering::{
+    WAITING, a_server_boots, is_told_to_come_back, named, network_goes, network_returns, recovers,
+    says,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_is_not_accepted() -> Result<()> {
-    let _turn = beside_another().await;
-    let mut cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
-    let world = World::make(&cloud).await?;
+    let (_turn, mut cloud, world) = distributed(Options::default()).await?;
     only_so_many_wait_for_a_service_that_is_away(&mut cloud, &world).await?;
     a_service_that_is_away_delays_what_was_accepted(&mut cloud, &world).await?;
     a_database_that_takes_no_changes_is_said_so(&cloud, &world).await?;
@@ -51,17 +37,12 @@ async fn only_so_many_wait_for_a_service_that_is_away(
     let quota = json!({"quota": {"network": -1}});
     let path = format!("/quotas/{}", world.alice.project_id);
     world.admin.put(Api::Network, &path, &quota).await?.ok()?;
-    let broker = cloud.broker.as_ref().context("a broker")?;
-    let short = format!("{{\"max-length\":{WAITING}}}");
-    let policy = ["set_policy", "short", "^yakumo\\.network\\.calls$", &short];
-    broker.ctl(&policy, None).await?;
 
-    // Its queue for calls outlives it by a minute.
-    cloud.kill("network")?;
+    network_goes(cloud).await?;
+    let body = json!({"network": {"name": "many"}});
     let posts: Vec<_> = (0..WAITING + 30)
-        .map(|number| {
-            let alice = world.alice.clone();
-            let body = json!({"network": {"name": format!("many-{number}")}});
+        .map(|_| {
+            let (alice, body) = (world.alice.clone(), body.clone());
             tokio::spawn(async move { alice.post(Api::Network, "/networks", &body).await })
         })
         .collect();
@@ -74,7 +55,7 @@ async fn only_so_many_wait_for_a_service_that_is_away(
         })
     })
     .await?;
-    cloud.launch("network")?;
+    network_returns(cloud).await?;
     // Whoever was let in is served; on a machine so slow that it took half a
     // minute, nobody can say.
     let (mut made, mut unknown) = (0, 0);
@@ -86,22 +67,12 @@ async fn only_so_many_wait_for_a_service_that_is_away(
             _ => is_told_to_come_back(&answer)?,
         }
     }
-    let found = world.alice.get(Api::Network, "/networks").await?.ok()?;
-    let found = list(&found, "networks")?
-        .iter()
-        .filter(|it| {
-            it["name"]
-                .as_str()
-                .is_some_and(|name| name.starts_with("many-"))
-        })
-        .count();
+    let found = named(&world.alice, Api::Network, "networks", "many").await?;
     ensure!(
         (made..=made + unknown).contains(&found) && made + unknown <= WAITING,
         "{made} were made, {unknown} perhaps, {found} are there"
     );
     cloud.healthy("network").await?;
-    let broker = cloud.broker.as_ref().context("a broker")?;
-    broker.ctl(&["clear_policy", "short"], None).await?;
     let body = json!({"network": {"name": "afterwards"}});
     let after = world.alice.post(Api::Network, "/networks", &body).await?;
     after.with_status(201)?;
@@ -166,16 +137,7 @@ async fn a_database_that_takes_no_changes_is_said_so(
         .await
     };
     turn("on").await?;
-    let why = wait::until("a word about it", BOUND, || async {
-        let health = cloud.health("api").await?;
-        let said = &health["components"]["database api"];
-        Ok(match said["detail"].as_str() {
-            Some(why) if why.contains("read-only") => Look::Yes(said.clone()),
-            _ => Look::NotYet(health.to_string()),
-        })
-    })
-    .await?;
-    ensure!(why["status"] == "degraded", "{why}");
+    says(cloud, "api", "database api", "degraded", "read-only").await?;
     for _ in 0..3 {
         let refused = world.alice.post(Api::Compute, "/servers", &body).await?;
         is_told_to_come_back(&refused)?;
@@ -186,16 +148,8 @@ async fn a_database_that_takes_no_changes_is_said_so(
         .await?
         .with_status(200)?;
     turn("off").await?;
-    wait::until("health", BOUND, || async {
-        let health = cloud.health("api").await?;
-        Ok(wait::same(
-            health["components"]["database api"]["status"].clone(),
-            &Value::from("up"),
-        ))
-    })
-    .await?;
-    let server = world.running(&world.alice, "afterwards").await?;
-    world.remove(&world.alice, &server).await
+    says(cloud, "api", "database api", "up", "").await?;
+    a_server_boots(world).await
 }
 
 async fn services_that_start_without_their_databases_wait(
@@ -209,24 +163,9 @@ async fn services_that_start_without_their_databases_wait(
         cloud.launch(service)?;
     }
     for service in SERVICES {
-        wait::until("a word about the database", BOUND, || async {
-            // Its health is asked for before it listens.
-            let Ok(health) = cloud.health(service).await else {
-                return Ok(Look::NotYet("no health".into()));
-            };
-            let database = &health["components"][format!("database {service}")];
-            Ok(wait::same(database["status"].clone(), &Value::from("down")))
-        })
-        .await?;
+        says(cloud, service, &format!("database {service}"), "down", "").await?;
     }
     cloud.database()?.resume().await?;
-    for service in SERVICES {
-        cloud.healthy(service).await?;
-    }
-    let ended = cloud.ended()?;
-    ensure!(ended.is_empty(), "{ended:?}");
-    // Whoever verifies tokens has heard of identity again.
-    cloud.answering().await?;
-    let server = world.running(&world.alice, "at last").await?;
-    world.remove(&world.alice, &server).await
+    recovers(cloud, world).await?;
+    a_server_boots(world).await
 }

@@ -15,7 +15,7 @@ use yakumo_integration::config::HOST;
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::{BOUND, World};
 
-use crate::beside_another;
+use crate::{beside_another, distributed};
 
 const NOBODY: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -66,9 +66,7 @@ async fn lent(world: &World, server: &str, name: &str) -> Result<Lent> {
 /// Each of these is put there on purpose; nothing is reported before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_is_reported() -> Result<()> {
-    let _turn = beside_another().await;
-    let cloud = TestCloud::distributed(Backend::Postgres, Options::default()).await?;
-    let world = World::make(&cloud).await?;
+    let (_turn, cloud, world) = distributed(Options::default()).await?;
     let server = world.running(&world.alice, "known").await?;
     let mut journal = Journal {
         project: world.alice.project_id.clone(),

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use yakumo_db::Backend;
 use yakumo_integration::client::{Api, list, text};
 use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::World;
 
-use crate::beside_another;
+use crate::{broker, distributed};
 
 const SERVERS: usize = 20;
 
@@ -40,9 +39,7 @@ async fn of_everything_at_once() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_the_api_and_of_the_broker() -> Result<()> {
-    let _turn = beside_another().await;
-    let mut cloud = TestCloud::distributed(Backend::Postgres, slow_boots()).await?;
-    let world = World::make(&cloud).await?;
+    let (_turn, mut cloud, world) = distributed(slow_boots()).await?;
 
     let servers = boots(&world).await?;
     some_run(&world, &servers).await?;
@@ -53,10 +50,8 @@ async fn of_the_api_and_of_the_broker() -> Result<()> {
 
     let servers = boots(&world).await?;
     some_run(&world, &servers).await?;
-    if let Some(broker) = &cloud.broker {
-        broker.kill().await?;
-        broker.resume().await?;
-    }
+    broker(&cloud)?.kill().await?;
+    broker(&cloud)?.resume().await?;
     every_one_ends(&world, &servers).await?;
     cloud.done().await
 }

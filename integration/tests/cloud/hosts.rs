@@ -12,7 +12,7 @@ use yakumo_integration::programs::{self, Output};
 use yakumo_integration::wait::{self, Look};
 use yakumo_integration::world::World;
 
-use crate::beside_another;
+use crate::{beside_another, broker};
 
 const NAME: &str = "node-a.example";
 const BOUND: Duration = Duration::from_secs(60);
@@ -115,16 +115,14 @@ async fn one_joins_by_a_token_carries_a_server_leaves_and_comes_back_reinstalled
     operator(&mut cloud, &["host", "remove", NAME])
         .await?
         .ok()?;
-    let broker = cloud.broker.as_ref().context("a broker")?;
-    let users = broker.ctl(&["list_users"], None).await?;
+    let users = broker(&cloud)?.ctl(&["list_users"], None).await?;
     ensure!(!users.contains(NAME), "{users}");
     cloud.terminate("machine").await?;
     // What it said in its last moment may have come after its removal.
     operator(&mut cloud, &["host", "remove", NAME])
         .await?
         .ok()?;
-    let broker = cloud.broker.as_ref().context("a broker")?;
-    let queues = broker.ctl(&["list_queues", "name"], None).await?;
+    let queues = broker(&cloud)?.ctl(&["list_queues", "name"], None).await?;
     ensure!(!queues.contains(&format!("host.{NAME}\n")), "{queues}");
     ensure!(services(&world.admin).await?.is_empty());
     let agents = world.admin.get(Api::Network, "/agents").await?.ok()?;
@@ -139,7 +137,7 @@ async fn one_joins_by_a_token_carries_a_server_leaves_and_comes_back_reinstalled
 
 /// What the management gave the host is what `rabbitmqctl` would have given.
 async fn same_rights_as_by_hand(cloud: &TestCloud) -> Result<()> {
-    let broker = cloud.broker.as_ref().context("a broker")?;
+    let broker = broker(cloud)?;
     broker.add_host("node-b.example", "by hand").await?;
     for command in ["list_user_permissions", "list_user_topic_permissions"] {
         let of = async |name: &str| -> Result<Vec<String>> {

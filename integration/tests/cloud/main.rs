@@ -13,6 +13,7 @@ mod network;
 mod network_refusals;
 mod openstack_cli;
 mod real_guests;
+mod recovering;
 mod restore;
 mod schemas;
 mod servers;
@@ -23,7 +24,12 @@ mod trace;
 mod two_of_one_name;
 mod volume;
 
+use anyhow::{Context as _, Result};
 use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+use yakumo_db::Backend;
+use yakumo_integration::cloud::{Options, TestCloud};
+use yakumo_integration::world::World;
+use yakumo_testing::rabbitmq::Broker;
 
 /// How many clouds of eight processes, or with real guests, there are at a time:
 /// more of them on a small machine would only wait for each other.
@@ -36,6 +42,20 @@ static REAL_HOSTS: Mutex<()> = Mutex::const_new(());
 /// For a cloud without guests.
 pub async fn beside_another() -> SemaphorePermit<'static> {
     PLACES.acquire().await.expect("nobody closes it")
+}
+
+/// A cloud of eight processes on PostgreSQL and what is in it, after its place
+/// beside another, which is to outlive both.
+pub async fn distributed(options: Options) -> Result<(SemaphorePermit<'static>, TestCloud, World)> {
+    let turn = beside_another().await;
+    let cloud = TestCloud::distributed(Backend::Postgres, options).await?;
+    let world = World::make(&cloud).await?;
+    Ok((turn, cloud, world))
+}
+
+/// The broker of such a cloud.
+pub fn broker(cloud: &TestCloud) -> Result<&Broker> {
+    cloud.broker.as_ref().context("a broker")
 }
 
 /// For a cloud with real guests, whose hosts have names and networks of their

@@ -2,24 +2,21 @@
 //! its name and every message, and one that was installed anew has to wait until
 //! the old one is removed.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use yakumo_db::Backend;
 use yakumo_integration::client::{Api, Client, list, text};
 use yakumo_integration::cloud::{Options, TestCloud};
 use yakumo_integration::config::HOST;
 use yakumo_integration::wait::{self, Look};
-use yakumo_integration::world::{BOUND, World};
+use yakumo_integration::world::BOUND;
 
-use crate::beside_another;
+use crate::distributed;
+use crate::recovering::says;
 
 const SERVERS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_host_keeps_its_name_until_it_is_removed() -> Result<()> {
-    let _turn = beside_another().await;
     let options = Options {
         settings: vec![
             "api.host_silence_seconds=8".into(),
@@ -27,13 +24,12 @@ async fn the_host_keeps_its_name_until_it_is_removed() -> Result<()> {
         ],
         ..Options::default()
     };
-    let mut cloud = TestCloud::distributed(Backend::Postgres, options).await?;
-    let world = World::make(&cloud).await?;
+    let (_turn, mut cloud, world) = distributed(options).await?;
     let folder = cloud.folder().to_owned();
     let own = |name: &str| format!("data_dir = \"{}\"", folder.join(name).display());
     cloud.add_like("compute", "again", &own("host"), &own("anew"))?;
     cloud.launch("again")?;
-    complains(&cloud, "again", "must be removed before this one").await?;
+    complains(&cloud).await?;
 
     // Every one of these is messages to the host of the name.
     let mut document = world.server("many");
@@ -55,7 +51,7 @@ async fn the_host_keeps_its_name_until_it_is_removed() -> Result<()> {
     // The host dies; the other one still is not it.
     cloud.kill("compute")?;
     service(&world.admin, "down").await?;
-    complains(&cloud, "again", "must be removed before this one").await?;
+    complains(&cloud).await?;
     let paths: Vec<String> = list(&servers, "servers")?
         .iter()
         .map(|server| Ok(format!("/servers/{}", text(server, "/id")?)))
@@ -90,25 +86,10 @@ fn records(folder: &std::path::Path) -> Result<usize> {
     Ok(count)
 }
 
-/// Waits until a process says this of itself, and serves all the same.
-async fn complains(cloud: &TestCloud, process: &str, what: &str) -> Result<()> {
-    let url = format!("http://127.0.0.1:{}/health", cloud.ops(process)?);
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(5))
-        .no_proxy()
-        .build()?;
-    wait::until(&format!("a complaint of {process}"), BOUND, || async {
-        let said = match client.get(&url).send().await {
-            Ok(response) => response.text().await.unwrap_or_default(),
-            Err(error) => error.to_string(),
-        };
-        Ok(if said.contains(what) {
-            Look::Yes(())
-        } else {
-            Look::NotYet(said)
-        })
-    })
-    .await
+/// Waits until the second process says that it is not the host.
+async fn complains(cloud: &TestCloud) -> Result<()> {
+    let why = "must be removed before this one";
+    says(cloud, "again", &format!("host {HOST}"), "degraded", why).await
 }
 
 /// Waits until people see the one host in a state.

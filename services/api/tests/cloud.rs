@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use yakumo_api::{Config, Started, start};
 use yakumo_auth::TokenVerifier;
-use yakumo_db::{Backend, Db};
+use yakumo_db::Backend;
 use yakumo_rpc::Bus;
 use yakumo_service::{Process, system_env};
 use yakumo_testing::databases::{self, TestDatabase};
@@ -27,7 +27,7 @@ pub struct Cloud {
     pub volumes: Arc<FakeVolumes>,
     pub hosts: Vec<Arc<FakeHost>>,
     client: reqwest::Client,
-    database: TestDatabase,
+    pub database: TestDatabase,
 }
 
 /// The in-process bus carries contexts as they are.
@@ -173,11 +173,6 @@ impl Cloud {
             .await
             .expect(200);
         cloud
-    }
-
-    /// Another handle on the service's database.
-    pub async fn database(&self) -> Db {
-        Db::connect(&self.database.config).await.unwrap()
     }
 
     /// An api service with nothing around it.

@@ -1,6 +1,5 @@
 //! Hosts: registration, order of reports, reconciliation, metadata.
 
-use sea_orm::ConnectionTrait as _;
 use serde_json::json;
 use yakumo_contracts::api::{
     HostReport, HostReportsClient, MetadataRequest, ServerState, StorageFacts,
@@ -67,16 +66,8 @@ async fn a_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
         all["services"][0]["state"] == state && hypervisors["hypervisors"][0]["state"] == state
     };
     assert!(wait_for(async || is("up").await).await);
-    let db = cloud.database().await;
     let ahead = "UPDATE host SET heard_at = heard_at + 3600000000";
-    db.write(move |txn| {
-        Box::pin(async move {
-            txn.execute_unprepared(ahead).await?;
-            Ok(())
-        })
-    })
-    .await
-    .unwrap();
+    cloud.database.run(ahead).await.unwrap();
     assert!(is("down").await);
     // And up again with its first word after that.
     let up = wait_for(async || {
@@ -85,7 +76,6 @@ async fn a_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
     })
     .await;
     assert!(up);
-    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,8 +59,8 @@ async fn hosts_follow(backend: Backend) {
     told_before(&cloud, &deleted, Power::Absent, 0).await;
     told_before(&cloud, &stopped, Power::Stopped, 0).await;
 
-    let db = cloud.database().await;
-    let done = upkeep::restored(&db).await.unwrap();
+    let db = &cloud.database.db;
+    let done = upkeep::restored(db).await.unwrap();
     let count = |what: &str| done.iter().find(|(name, _)| *name == what).unwrap().1;
     assert_eq!(count("servers told anew"), 3, "{backend:?}");
     assert_eq!(count("hosts to register anew"), 1);
@@ -107,7 +107,7 @@ async fn hosts_follow(backend: Backend) {
 
     // A second restore of the same back-up goes beyond the first one.
     let before = host.desired(&rebooted).unwrap().generation;
-    upkeep::restored(&db).await.unwrap();
+    upkeep::restored(db).await.unwrap();
     host.register().await.unwrap();
     let again = wait_for(async || {
         host.desired(&rebooted)
@@ -119,7 +119,6 @@ async fn hosts_follow(backend: Backend) {
         cloud.delete(&format!("/servers/{id}")).await.expect(204);
         cloud.wait_gone(&id).await;
     }
-    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,8 +148,8 @@ async fn a_restore_calls_off_what_was_being_done_and_lets_deletions_go_on() {
     .await;
     assert!(told, "{}", host.left());
 
-    let db = cloud.database().await;
-    let done = upkeep::restored(&db).await.unwrap();
+    let db = &cloud.database.db;
+    let done = upkeep::restored(db).await.unwrap();
     assert!(done.contains(&("requests called off", 2)), "{done:?}");
     // It goes back to what it was before it was asked to stop, without the host.
     cloud.wait_status(&stopped, "ACTIVE").await;
@@ -166,7 +165,6 @@ async fn a_restore_calls_off_what_was_being_done_and_lets_deletions_go_on() {
     })
     .await;
     assert!(back, "{}", host.left());
-    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,18 +174,18 @@ async fn old_rows_go_and_young_ones_stay_on_every_database() {
         let (old, living) = (cloud.running("old").await, cloud.running("living").await);
         cloud.delete(&format!("/servers/{old}")).await.expect(204);
         cloud.wait_gone(&old).await;
-        let db = cloud.database().await;
+        let db = &cloud.database.db;
         let day = Duration::from_secs(86_400);
         let now = cloud.env.now();
-        let purged = upkeep::purge(&db, now, day).await.unwrap();
+        let purged = upkeep::purge(db, now, day).await.unwrap();
         assert!(purged.iter().all(|(_, count)| *count == 0), "{purged:?}");
-        let purged = upkeep::purge(&db, now.plus(day * 2), day).await.unwrap();
+        let purged = upkeep::purge(db, now.plus(day * 2), day).await.unwrap();
         let count = |table: &str| purged.iter().find(|(name, _)| *name == table).unwrap().1;
         assert_eq!(count("server"), 1, "{backend:?}");
         assert_eq!(count("server_build"), 1);
         assert_eq!(count("server_action"), 2);
         assert_eq!(cloud.show(&living).await["status"], "ACTIVE");
-        let purged = upkeep::purge(&db, now, Duration::ZERO).await.unwrap();
+        let purged = upkeep::purge(db, now, Duration::ZERO).await.unwrap();
         let count = |table: &str| purged.iter().find(|(name, _)| *name == table).unwrap().1;
         assert_eq!(
             count("workflows"),
@@ -196,6 +194,5 @@ async fn old_rows_go_and_young_ones_stay_on_every_database() {
         );
         assert!(count("workflow_steps") > 3);
         assert_eq!(cloud.show(&living).await["status"], "ACTIVE");
-        db.close().await;
     }
 }

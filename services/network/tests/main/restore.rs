@@ -3,24 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sea_orm::ConnectionTrait as _;
 use yakumo_contracts::network::{
     AnnounceRequest, ForgetHostRequest, HostsLiveRequest, ListRequest, NetworkHostsClient,
     PullStateRequest,
 };
-use yakumo_db::Db;
 use yakumo_network::upkeep;
 use yakumo_rpc::Target;
 use yakumo_testing::databases::ALL;
 use yakumo_types::FaultCode;
 
 use crate::world::{FakeHost, World, admin, member};
-
-impl World {
-    async fn database(&self) -> Db {
-        Db::connect(&self.database.config).await.unwrap()
-    }
-}
 
 /// Announces a revision that was applied; the manager's answer.
 async fn announce(host: &FakeHost, applied_revision: u64) -> u64 {
@@ -69,8 +61,8 @@ async fn hosts_pull_everything_after_a_restore_on_every_database() {
                 async || groups().await == 1,
             )
             .await;
-        let db = world.database().await;
-        let done = upkeep::restored(&db).await.unwrap();
+        let db = &world.database.db;
+        let done = upkeep::restored(db).await.unwrap();
         let counts: Vec<u64> = done.iter().map(|(_, count)| *count).collect();
         assert_eq!(counts, [1, 1, 1], "{backend:?}");
         assert!(groups().await > 1_000_000_000);
@@ -89,9 +81,8 @@ async fn hosts_pull_everything_after_a_restore_on_every_database() {
             .unwrap();
         assert_eq!(told(&host, state.revision).await, (true, true));
         let before = host.apply().await.revision;
-        upkeep::restored(&db).await.unwrap();
+        upkeep::restored(db).await.unwrap();
         assert!(host.pull().await.revision > before);
-        db.close().await;
     }
 }
 
@@ -122,21 +113,12 @@ async fn a_host_that_was_heard_before_the_clock_was_put_back_is_not_up() {
         listed.agents[0].alive
     };
     assert!(is_up().await);
-    let db = world.database().await;
     let ahead = "UPDATE hosts SET heard_at = heard_at + 3600000000";
-    db.write(move |txn| {
-        Box::pin(async move {
-            txn.execute_unprepared(ahead).await?;
-            Ok(())
-        })
-    })
-    .await
-    .unwrap();
+    world.database.run(ahead).await.unwrap();
     assert!(!is_up().await);
     // And up again with its first word after that.
     announce(&host, 0).await;
     assert!(is_up().await);
-    db.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

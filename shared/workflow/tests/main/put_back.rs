@@ -28,15 +28,7 @@ async fn put_back(world: &World) {
         "UPDATE worker_leases SET started_at = started_at + 3600000000, \
          expires_at = expires_at + 3600000000",
     ] {
-        let db = world.db();
-        db.write(move |txn| {
-            Box::pin(async move {
-                txn.execute_unprepared(statement).await?;
-                Ok(())
-            })
-        })
-        .await
-        .unwrap();
+        world.database.run(statement).await.unwrap();
     }
 }
 

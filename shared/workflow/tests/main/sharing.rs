@@ -178,16 +178,8 @@ async fn a_worker_that_lost_its_lease_comes_back_under_a_new_name(backend: Backe
         .wait("the first try", async || runs.load(Ordering::SeqCst) == 1)
         .await;
     let name = worker.engine.worker_id();
-    world
-        .db()
-        .write(|txn| {
-            Box::pin(async move {
-                txn.execute_unprepared("DELETE FROM worker_leases").await?;
-                Ok(())
-            })
-        })
-        .await
-        .unwrap();
+    let gone = "DELETE FROM worker_leases";
+    world.database.run(gone).await.unwrap();
     assert_eq!(
         world.end(&worker.engine, id).await.end(),
         Some(End::Succeeded)
