@@ -71,11 +71,12 @@ const APPLY_BOUND: Duration = Duration::from_secs(60);
 /// that did not see each other may have left something untold.
 const PULL_ALL: Duration = Duration::from_secs(600);
 
-/// After this time the agent says again who it is.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(300);
-
 /// And up to so much later, so that hosts which started together are no wave.
 const PULL_ALL_SPREAD: Duration = Duration::from_secs(300);
+
+/// After this time, and up to so much later, the agent says again who it is.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(240);
+const ANNOUNCE_SPREAD: Duration = Duration::from_secs(120);
 
 /// Changes of groups that wait at the most; with more, groups are asked for.
 const MAX_WAITING: usize = 1_000;
@@ -106,6 +107,8 @@ pub(crate) struct Agent {
     started_at: Timestamp,
     /// After this time everything is pulled again.
     pull_all: Duration,
+    /// After this time the agent says again who it is.
+    announce_again: Duration,
     /// `None` before anything was ever heard.
     wanted: Mutex<Option<Wanted>>,
     live: Mutex<Live>,
@@ -130,11 +133,14 @@ impl Agent {
         driver: Arc<dyn NetworkDriver>,
         files: Option<StateFiles>,
     ) -> Self {
-        let spread = u64::try_from(PULL_ALL_SPREAD.as_millis()).unwrap_or(0);
-        let later = Duration::from_millis(process.env.rng.below(spread));
+        let by_chance = |spread: Duration| {
+            let millis = u64::try_from(spread.as_millis()).unwrap_or(0);
+            Duration::from_millis(process.env.rng.below(millis))
+        };
         Self {
             started_at: process.env.now(),
-            pull_all: PULL_ALL + later,
+            pull_all: PULL_ALL + by_chance(PULL_ALL_SPREAD),
+            announce_again: ANNOUNCE_AGAIN + by_chance(ANNOUNCE_SPREAD),
             process,
             settings,
             client,
@@ -184,7 +190,7 @@ impl Agent {
             }
             let now = clock.monotonic();
             let since = |at: Option<Duration>| at.map(|at| now.saturating_sub(at));
-            if since(announced).is_none_or(|past| past >= ANNOUNCE_AGAIN) {
+            if since(announced).is_none_or(|past| past >= self.announce_again) {
                 match self.announce().await {
                     Some(revision) => {
                         (announced, spoke) = (Some(now), Some(now));
