@@ -16,20 +16,23 @@ use crate::ui::Step;
 /// How many lines of a failed program's output are shown.
 const TAIL: usize = 25;
 
-/// Keeps from a program what cargo says of this one. Build scripts read it as
-/// theirs: cargo would run them again, and build all that stands on them, each
-/// time that it is started by this program after it was by a person.
-fn forget_package(command: &mut Command) {
+/// Keeps from a program what is said in this one's environment and not meant for it.
+fn forget_others(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        let of_package = name.to_str().is_some_and(|name| {
-            ["CARGO_PKG_", "CARGO_MANIFEST_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-        });
-        if of_package {
+        if name.to_str().is_some_and(is_for_others) {
             command.env_remove(name);
         }
     }
+}
+
+/// Whether a variable is what cargo says of this program: build scripts read it as
+/// theirs, and cargo would run them again, and build all that stands on them, each
+/// time that it is started by this program after it was by a person. Or which cloud
+/// a person's shell speaks to: clients prefer that to the cloud that they are named.
+fn is_for_others(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "OS_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// A program to run to its end.
@@ -53,7 +56,7 @@ impl Run {
             command.arg(argument);
         }
         command.stdin(Stdio::null());
-        forget_package(&mut command);
+        forget_others(&mut command);
         Self {
             command,
             shown,
@@ -249,4 +252,19 @@ fn append(log: &Path, text: &str) -> Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(log)?;
     file.write_all(text.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_to_others_is_not_passed_on() {
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "OS_AUTH_URL"] {
+            assert!(is_for_others(name), "{name}");
+        }
+        for name in ["PATH", "CARGO_TARGET_DIR", "HOME", "OSTYPE"] {
+            assert!(!is_for_others(name), "{name}");
+        }
+    }
 }
