@@ -126,9 +126,7 @@ async fn drive(process: Process, reconciler: Arc<dyn Reconciler>, every: Duratio
 }
 
 fn jittered(process: &Process, every: Duration) -> Duration {
-    let micros = u64::try_from(every.as_micros()).unwrap_or(u64::MAX);
-    let spread = micros / 5;
-    Duration::from_micros(micros - spread / 2 + process.env.rng.below(spread.saturating_add(1)))
+    every - every / 10 + process.env.rng.within(every / 5)
 }
 
 #[cfg(test)]

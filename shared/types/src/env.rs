@@ -41,6 +41,19 @@ pub trait Rng: Send + Sync {
         let wide = u128::from_le_bytes(bytes);
         u64::try_from(wide.checked_rem(u128::from(bound)).unwrap_or(0)).unwrap_or(0)
     }
+
+    /// Any time below `bound`, to the microsecond; zero if `bound` is shorter than that.
+    fn within(&self, bound: Duration) -> Duration {
+        let micros = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.below(micros))
+    }
+
+    /// A pause of which half is by chance ("equal jitter"), so that those who began
+    /// to wait together do not end together.
+    fn equal_jitter(&self, pause: Duration) -> Duration {
+        let half = pause / 2;
+        half + self.within(half)
+    }
 }
 
 /// The clock and the chance of one process.

@@ -461,9 +461,7 @@ impl Inner {
             .first_backoff
             .saturating_mul(2_u32.saturating_pow(Ord::min(attempt.saturating_sub(1), 20)))
             .min(config.max_backoff);
-        let quarter = u64::try_from(pause.as_micros() / 4).unwrap_or_default();
-        let jitter = Duration::from_micros(self.env.rng.below(2 * quarter + 1));
-        (pause + jitter).saturating_sub(Duration::from_micros(quarter))
+        pause - pause / 4 + self.env.rng.within(pause / 2)
     }
 
     /// Room for one more workflow, if this process may take one just now.

@@ -272,9 +272,7 @@ fn pause(host: &Host, failures: u32) -> Duration {
     let full = Duration::from_millis(250)
         .saturating_mul(1u32 << failures.saturating_sub(1).min(8))
         .min(LONGEST_PAUSE);
-    let half = full / 2;
-    let spread = u64::try_from(half.as_micros()).unwrap_or(0);
-    half + Duration::from_micros(host.env.rng.below(spread.saturating_add(1)))
+    host.env.rng.equal_jitter(full)
 }
 
 impl Session {

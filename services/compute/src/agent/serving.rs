@@ -89,10 +89,7 @@ impl Host {
         let full = Duration::from_millis(500)
             .saturating_mul(1u32 << failures.min(8))
             .min(LONGEST_PAUSE);
-        let half = u64::try_from(full.as_micros() / 2).unwrap_or(0);
-        let chance = self.env.rng.below(half.saturating_add(1));
-        let pause = Duration::from_micros(half.saturating_add(chance));
-        self.env.clock.sleep(pause).await;
+        self.env.clock.sleep(self.env.rng.equal_jitter(full)).await;
     }
 }
 

@@ -133,14 +133,11 @@ impl Agent {
         driver: Arc<dyn NetworkDriver>,
         files: Option<StateFiles>,
     ) -> Self {
-        let by_chance = |spread: Duration| {
-            let millis = u64::try_from(spread.as_millis()).unwrap_or(0);
-            Duration::from_millis(process.env.rng.below(millis))
-        };
+        let rng = &process.env.rng;
         Self {
             started_at: process.env.now(),
-            pull_all: PULL_ALL + by_chance(PULL_ALL_SPREAD),
-            announce_again: ANNOUNCE_AGAIN + by_chance(ANNOUNCE_SPREAD),
+            pull_all: PULL_ALL + rng.within(PULL_ALL_SPREAD),
+            announce_again: ANNOUNCE_AGAIN + rng.within(ANNOUNCE_SPREAD),
             process,
             settings,
             client,
@@ -260,9 +257,7 @@ impl Agent {
     /// chance, so that hosts which were refused together do not come together.
     fn after_failures(&self, failures: u32) -> Duration {
         let longest = Duration::from_millis(250 << failures.min(5)).min(self.settings.announce);
-        let half = longest / 2;
-        let millis = u64::try_from(half.as_millis()).unwrap_or(0);
-        half + Duration::from_millis(self.process.env.rng.below(millis))
+        self.process.env.rng.equal_jitter(longest)
     }
 
     /// Whether a nudge still is a reason for a pass: what a caller waited for may

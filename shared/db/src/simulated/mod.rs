@@ -30,8 +30,8 @@ use crate::error::DbError;
 use crate::source::Source;
 use crate::write::Db;
 
-/// The longest that a way takes which is not slow, in microseconds.
-const QUICK: u64 = 2000;
+/// The longest that a way takes which is not slow.
+const QUICK: Duration = Duration::from_millis(2);
 
 /// What goes wrong by chance, each in thousandths.
 #[derive(Debug, Clone, Default)]
@@ -186,13 +186,9 @@ impl Shared {
     /// The time that a way takes.
     async fn takes(&self) {
         let slow_by = lock(&self.faults).slow_by;
-        let micros = if self.chance(|faults| faults.slow) {
-            u64::try_from(slow_by.as_micros()).unwrap_or(u64::MAX)
-        } else {
-            QUICK
-        };
-        let duration = Duration::from_micros(self.env.rng.below(micros));
-        self.env.clock.sleep(duration).await;
+        let slow = self.chance(|faults| faults.slow);
+        let longest = if slow { slow_by } else { QUICK };
+        self.env.clock.sleep(self.env.rng.within(longest)).await;
     }
 }
 

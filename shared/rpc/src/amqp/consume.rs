@@ -301,13 +301,10 @@ async fn take(
 /// only wait beside it, on one more channel of the broker's.
 async fn until_gone(env: &Env, topic: &Topic, exist: impl Fn() -> BoxFuture<'static, bool>) {
     let clock = &env.clock;
-    let half = VERIFY_EVERY / 2;
-    let spread = u64::try_from(half.as_millis()).unwrap_or(0);
     loop {
         // Half of it by chance: queues that were made together are not looked
         // at together.
-        let chance = Duration::from_millis(env.rng.below(spread.max(1)));
-        clock.sleep(half + chance).await;
+        clock.sleep(env.rng.equal_jitter(VERIFY_EVERY)).await;
         let mut look = exist();
         let there = tokio::select! {
             there = &mut look => there,

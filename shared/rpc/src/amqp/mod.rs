@@ -229,8 +229,7 @@ impl Inner {
             let pause = Duration::from_millis(50) * (1 << failures.min(10));
             let pause = pause.min(self.config.reconnect_limit);
             // Half of it by chance, so that all hosts don't come at once.
-            let micros = u64::try_from(pause.as_micros()).unwrap_or(0) / 2;
-            let pause = Duration::from_micros(micros + self.env.rng.below(micros.max(1)));
+            let pause = self.env.rng.equal_jitter(pause);
             tokio::select! {
                 () = self.closed.cancelled() => {}
                 () = self.env.clock.sleep(pause) => {}

@@ -134,8 +134,7 @@ impl FaultState {
         } else if drawn < chance.lose + chance.duplicate {
             Fate::Twice
         } else if drawn < total {
-            let limit = u64::try_from(chance.delay_limit.as_micros()).unwrap_or(u64::MAX);
-            Fate::Late(Duration::from_micros(env.rng.below(limit)))
+            Fate::Late(env.rng.within(chance.delay_limit))
         } else {
             Fate::Arrive
         }
