@@ -445,17 +445,21 @@ impl TestDatabase {
     /// Runs one statement in a transaction of its own, for rows as no service would
     /// write them.
     pub async fn run(&self, sql: &str) -> Result<(), DbError> {
-        let sql = sql.to_owned();
-        self.db
-            .write(move |txn| {
-                let sql = sql.clone();
-                Box::pin(async move {
-                    txn.execute_unprepared(&sql).await?;
-                    Ok(())
-                })
-            })
-            .await
+        execute(&self.db, sql).await
     }
+}
+
+/// Runs one statement in a transaction of its own.
+pub async fn execute(db: &Db, sql: &str) -> Result<(), DbError> {
+    let sql = sql.to_owned();
+    db.write(move |txn| {
+        let sql = sql.clone();
+        Box::pin(async move {
+            txn.execute_unprepared(&sql).await?;
+            Ok(())
+        })
+    })
+    .await
 }
 
 /// An empty database of this kind. SQLite forces no commit to the disk here.

@@ -459,6 +459,14 @@ const RUBBISH: &[u8] = b"\xff\xff\xff";
 const LONG: Duration = Duration::from_secs(600);
 
 /// The call ends long before its deadline, as one whose answer cannot be read.
+/// A service that nothing of ours serves, and the queue of what it is asked.
+async fn answered_by_hand() -> (World, Raw, String) {
+    let world = World::new(Transport::Amqp).await;
+    world.other.declare(&world.topic()).await.unwrap();
+    let calls = format!("yakumo.{}.calls", world.topic);
+    (world, Raw::new().await, calls)
+}
+
 async fn ends_as_malformed(call: JoinHandle<Outcome>) -> anyhow::Result<()> {
     let ended = tokio::time::timeout(BOUND, call).await??;
     ensure!(matches!(ended, Err(RpcError::Malformed(_))), "{ended:?}");
@@ -467,10 +475,7 @@ async fn ends_as_malformed(call: JoinHandle<Outcome>) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_reply_ends_the_call_that_is_named_beside_it() -> anyhow::Result<()> {
-    let world = World::new(Transport::Amqp).await;
-    let raw = Raw::new().await;
-    world.other.declare(&world.topic()).await?;
-    let calls = format!("yakumo.{}.calls", world.topic);
+    let (world, raw, calls) = answered_by_hand().await;
     for bytes in unreadable(Uuid::nil()) {
         let other = ask(&world.control, world.target(), LONG);
         let (of_other, _) = question(&raw.take(&calls).await);
@@ -527,10 +532,7 @@ async fn an_unreadable_reply_ends_no_call_of_which_its_sender_was_not_asked() ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_names_its_call_beside_its_bytes() -> anyhow::Result<()> {
-    let world = World::new(Transport::Amqp).await;
-    let raw = Raw::new().await;
-    world.other.declare(&world.topic()).await?;
-    let calls = format!("yakumo.{}.calls", world.topic);
+    let (world, raw, calls) = answered_by_hand().await;
     let caller = ask(&world.control, world.target(), LONG);
     let asked = raw.take(&calls).await;
     caller.abort();
@@ -598,10 +600,7 @@ async fn an_unreadable_reply_that_names_no_call_ends_its_own_at_the_bound_and_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_says_nothing_is_an_internal_fault_and_the_next_one_is_taken() {
-    let world = World::new(Transport::Amqp).await;
-    let raw = Raw::new().await;
-    world.other.declare(&world.topic()).await.unwrap();
-    let calls = format!("yakumo.{}.calls", world.topic);
+    let (world, raw, calls) = answered_by_hand().await;
     let answered = async |outcome, payload: &[u8]| {
         let call = ask(&world.control, world.target(), BOUND);
         let (id, reply_to) = question(&raw.take(&calls).await);

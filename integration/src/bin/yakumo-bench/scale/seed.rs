@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use sea_orm::ConnectionTrait as _;
 use yakumo_compute::store::Record;
 use yakumo_db::{Db, DbConfig};
 use yakumo_integration::cloud::TestCloud;
+use yakumo_testing::databases;
 
 /// Servers of a project other than the large one.
 const SMALL: usize = 100;
@@ -265,15 +265,7 @@ impl Tables {
 
     async fn run(&self, sql: String) -> Result<()> {
         let shown = sql.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
-        self.0
-            .write(move |txn| {
-                let sql = sql.clone();
-                Box::pin(async move {
-                    txn.execute_unprepared(&sql).await?;
-                    Ok(())
-                })
-            })
-            .await
-            .with_context(|| format!("{shown} …"))
+        let ran = databases::execute(&self.0, &sql).await;
+        ran.with_context(|| format!("{shown} …"))
     }
 }
