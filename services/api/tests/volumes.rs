@@ -135,22 +135,32 @@ async fn the_volumes_of_a_deleted_server_are_given_back() {
     assert!(cloud.volumes.torn_away.lock().unwrap().is_empty());
 }
 
-/// What the volume API's list of services calls the states of storage hosts that
-/// were heard so many seconds after 1970.
-async fn states(cloud: &Cloud, hosts: &[(i64, Option<bool>)]) -> Result<Vec<String>> {
-    *cloud.volumes.storage.lock().unwrap() = hosts
+/// Storage hosts of these zones that were heard so many seconds after 1970.
+fn storage(hosts: &[(&str, i64, Option<bool>)]) -> Vec<StorageHost> {
+    hosts
         .iter()
-        .map(|&(heard_at, alive)| StorageHost {
+        .map(|&(zone, heard_at, alive)| StorageHost {
+            availability_zone: zone.into(),
             heard_at: heard_at * 1_000_000,
             alive,
             ..StorageHost::default()
         })
-        .collect();
-    let url = format!("http://{}/v3/os-services", cloud.started.volume);
+        .collect()
+}
+
+/// A list of the volume API.
+async fn volume_list(cloud: &Cloud, path: &str, name: &str) -> Result<Vec<Value>> {
+    let url = format!("http://{}/v3{path}", cloud.started.volume);
     let asked = reqwest::Client::new().get(url);
     let answer = asked.header("X-Auth-Token", "admin").send().await?;
     let body: Value = answer.error_for_status()?.json().await?;
-    let services = body["services"].as_array().context("no list")?;
+    Ok(body[name].as_array().context("no list")?.clone())
+}
+
+/// What the volume API's list of services calls the states of these storage hosts.
+async fn states(cloud: &Cloud, hosts: &[(&str, i64, Option<bool>)]) -> Result<Vec<String>> {
+    *cloud.volumes.storage.lock().unwrap() = storage(hosts);
+    let services = volume_list(cloud, "/os-services", "services").await?;
     services
         .iter()
         .map(|it| Ok(it["state"].as_str().context("no state")?.to_owned()))
@@ -161,12 +171,29 @@ async fn states(cloud: &Cloud, hosts: &[(i64, Option<bool>)]) -> Result<Vec<Stri
 async fn a_storage_host_is_up_by_the_word_of_the_volume_service() -> Result<()> {
     let cloud = Cloud::start().await;
     // All are silent; and one was heard before the clock was put back by an hour.
-    let said = states(&cloud, &[(100, Some(false)), (100, Some(false))]).await?;
+    let silent = ("", 100, Some(false));
+    let said = states(&cloud, &[silent, silent]).await?;
     ensure!(said == ["down", "down"], "{said:?}");
-    let said = states(&cloud, &[(3700, Some(false)), (100, Some(true))]).await?;
+    let said = states(&cloud, &[("", 3700, Some(false)), ("", 100, Some(true))]).await?;
     ensure!(said == ["down", "up"], "{said:?}");
     // The release before says nothing of it: they are compared with each other.
-    let said = states(&cloud, &[(200, None), (150, None), (100, None)]).await?;
+    let said = states(&cloud, &[("", 200, None), ("", 150, None), ("", 100, None)]).await?;
     ensure!(said == ["up", "up", "down"], "{said:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_zone_is_available_while_a_storage_host_of_it_is_up() -> Result<()> {
+    let cloud = Cloud::start().await;
+    *cloud.volumes.storage.lock().unwrap() = storage(&[
+        ("east", 100, Some(false)),
+        ("west", 100, Some(false)),
+        ("east", 100, Some(true)),
+        ("west", 100, Some(false)),
+    ]);
+    let zones = volume_list(&cloud, "/os-availability-zone", "availabilityZoneInfo").await?;
+    let wanted = [("east", true), ("west", false)]
+        .map(|(zone, up)| json!({ "zoneName": zone, "zoneState": { "available": up } }));
+    ensure!(zones == wanted, "{zones:?}");
     Ok(())
 }

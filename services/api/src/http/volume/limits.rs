@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use yakumo_contracts::common::Empty;
-use yakumo_contracts::volume::QuotaRequest;
+use yakumo_contracts::volume::{QuotaRequest, StorageHost};
 use yakumo_http::{HttpResult, ok};
 use yakumo_types::Timestamp;
 
@@ -39,7 +39,20 @@ pub async fn extensions(Caller(_ctx): Caller) -> HttpResult<Response> {
     Ok(ok(&json!({ "extensions": [] })))
 }
 
-/// `GET /os-availability-zone`
+/// Storage hosts, and whether each is up.
+fn with_state(hosts: &[StorageHost]) -> impl Iterator<Item = (&StorageHost, bool)> {
+    let newest = hosts.iter().map(|host| host.heard_at).max().unwrap_or(0);
+    hosts.iter().map(move |host| {
+        // A volume service of the release before does not say it: then by the host
+        // that was heard last, so that no clock but that service's own decides.
+        let up = host
+            .alive
+            .unwrap_or(newest.saturating_sub(host.heard_at) < 60_000_000);
+        (host, up)
+    })
+}
+
+/// `GET /os-availability-zone`: a zone is available while a storage host of it is up.
 pub async fn availability_zones(
     State(state): State<VolumeState>,
     Caller(ctx): Caller,
@@ -53,13 +66,13 @@ pub async fn availability_zones(
         .list_storage_hosts(&internal, Empty {})
         .await?
         .hosts;
-    let zones: BTreeSet<_> = hosts
-        .iter()
-        .map(|host| host.availability_zone.as_str())
-        .collect();
+    let mut zones = BTreeMap::<&str, bool>::new();
+    for (host, up) in with_state(&hosts) {
+        *zones.entry(&host.availability_zone).or_default() |= up;
+    }
     let zones: Vec<_> = zones
         .into_iter()
-        .map(|zone| json!({ "zoneName": zone, "zoneState": { "available": true } }))
+        .map(|(zone, up)| json!({ "zoneName": zone, "zoneState": { "available": up } }))
         .collect();
     Ok(ok(&json!({ "availabilityZoneInfo": zones })))
 }
@@ -74,15 +87,8 @@ pub async fn services(
         .list_storage_hosts(&ctx, Empty {})
         .await?
         .hosts;
-    let newest = hosts.iter().map(|host| host.heard_at).max().unwrap_or(0);
-    let services: Vec<_> = hosts
-        .iter()
-        .map(|host| {
-            // A volume service of the release before does not say it: then by the host
-            // that was heard last, so that no clock but that service's own decides.
-            let up = host
-                .alive
-                .unwrap_or(newest.saturating_sub(host.heard_at) < 60_000_000);
+    let services: Vec<_> = with_state(&hosts)
+        .map(|(host, up)| {
             json!({
                 "binary": "cinder-volume",
                 "host": host.host,
