@@ -23,6 +23,9 @@
 //! - A reboot is taken note of while the guest is off and before it is started
 //!   again, so that an agent that dies in between neither forgets it nor does
 //!   it twice.
+//! - A stop is taken note of before the guest is switched off, so that an agent
+//!   that dies meanwhile does not take it, under a newer wish, for one that ended
+//!   by itself.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -309,6 +312,10 @@ fn towards_stopped(
                 Action::Remember(settled)
             }
         }
+        Domain::Running | Domain::Paused if memory.run != Run::Due => Action::Remember(Memory {
+            run: Run::Due,
+            ..memory.clone()
+        }),
         // A frozen guest hears no power button.
         Domain::Paused => Action::PullPlug,
         Domain::Running => switch_off(wish.grace, asked),

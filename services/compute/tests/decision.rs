@@ -352,19 +352,27 @@ fn a_guest_that_was_switched_off_runs_again_for_the_wish_that_overtook_it() {
         volumes: BTreeSet::new(),
     };
     let minute = Duration::from_secs(60);
-    for (before, grace, expected) in [
-        (Power::Running, minute, Action::AskToStop),
-        (Power::Running, Duration::ZERO, Action::PullPlug),
-        (Power::Paused, minute, Action::PullPlug),
+    for (before, grace, expected, dies) in [
+        (Power::Running, minute, Action::AskToStop, false),
+        (Power::Running, minute, Action::AskToStop, true),
+        (Power::Running, Duration::ZERO, Action::PullPlug, false),
+        (Power::Running, Duration::ZERO, Action::PullPlug, true),
+        (Power::Paused, minute, Action::PullPlug, false),
+        (Power::Paused, minute, Action::PullPlug, true),
     ] {
         let mut model = Model::new(true);
         model.apply(&wish(before, None));
         model.settle();
         model.wish.grace = grace;
         model.apply(&wish(Power::Stopped, None));
-        assert_eq!(model.act(), expected, "{before:?} {grace:?}");
+        let case = format!("{before:?} {grace:?}, the agent dies: {dies}");
+        assert!(matches!(model.act(), Action::Remember(_)), "{case}");
+        assert_eq!(model.act(), expected, "{case}");
+        if dies {
+            model.apply(&Event::AgentRestarts);
+        }
         model.apply(&wish(Power::Running, None));
-        assert_eq!(model.act(), Action::Start, "{before:?} {grace:?}");
+        assert_eq!(model.act(), Action::Start, "{case}");
         model.settle();
         model.check_rest();
         assert_eq!(model.observed.domain, Domain::Running);
