@@ -23,7 +23,7 @@ use yakumo_workflow::testing::quick;
 use crate::agent::{Agent, Records};
 use crate::app::App;
 use crate::config::Config;
-use crate::drivers::SimulatedDriver;
+use crate::drivers::{SimulatedDriver, VolumeDriver};
 use crate::store::{self, Migrator, Walls, attachment, storage_host, volume};
 
 pub(crate) const HOST: &str = "node-1";
@@ -118,14 +118,15 @@ impl World {
     }
 
     pub async fn serve_host(&self) {
+        self.serve_host_with(Arc::new(SimulatedDriver::default()))
+            .await;
+    }
+
+    pub async fn serve_host_with(&self, driver: Arc<dyn VolumeDriver>) {
         let folder = self.folder.path();
         let (records, tombstones) = (folder.join("records"), folder.join("tombstones"));
         let records = Records::load(&records, &tombstones).await.unwrap();
-        let agent = Agent::new(
-            self.app.env.clone(),
-            records,
-            Arc::new(SimulatedDriver::default()),
-        );
+        let agent = Agent::new(self.app.env.clone(), records, driver);
         self.bus
             .serve(
                 Topic::Host(HOST.into()),

@@ -101,6 +101,13 @@ impl App {
                     let next = before
                         .after(request.event())
                         .map_err(|refusal| refused(request.name(), &row, refusal))?;
+                    if before.task.is_none() && row.workflow_id.is_some() {
+                        return Err(DbError::Fault(Fault::conflict(format!(
+                            "Cannot '{}' instance {id}: what failed before is still being \
+                             taken back.",
+                            request.name()
+                        ))));
+                    }
                     if row.host.is_none() {
                         return Err(DbError::Fault(Fault::conflict(format!(
                             "Cannot '{}' instance {id}: it was never placed on a host.",

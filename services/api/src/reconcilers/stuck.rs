@@ -1,6 +1,10 @@
-//! Finds servers that say that something is being done to them while nothing
-//! is. No path is known that leads there; if one exists, its servers must not
-//! hang for ever, and somebody must hear of it.
+//! Finds servers that have said for too long that something is being done to
+//! them.
+//!
+//! Either nothing is: no path is known that leads there, but if one exists, its
+//! servers must not hang for ever, and somebody must hear of it. Or what was done
+//! has failed and cannot be taken back, which is tried without end: whoever asked
+//! for it is told why it failed when its bound is over, and no later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use yakumo_service::Reconciler;
 use yakumo_types::server_state::{ServerState, VmState};
-use yakumo_types::{Fault, ServerId, WorkflowId};
+use yakumo_types::{Fault, ServerId, Timestamp, WorkflowId};
+use yakumo_workflow::WorkflowState;
 
 use crate::app::App;
 use crate::app::reports::fault_document;
@@ -17,6 +22,15 @@ use crate::store::servers::{self as store, Expected, Server, ServerChange, state
 /// Younger changes may still be on their way.
 const AGE: Duration = Duration::from_secs(120);
 const PORTION: u64 = 200;
+
+/// What is at work on a busy server.
+enum Work {
+    Nothing,
+    /// It may end by itself.
+    Goes,
+    /// It failed because of this, its bound is over, and it is not taken back yet.
+    Failed(Fault),
+}
 
 pub(crate) struct Stuck {
     app: Arc<App>,
@@ -27,31 +41,55 @@ impl Stuck {
         Self { app }
     }
 
-    async fn is_at_work(&self, row: &Server) -> anyhow::Result<bool> {
+    async fn work(&self, row: &Server, late: Timestamp) -> anyhow::Result<Work> {
         let Some(id) = &row.workflow_id else {
-            return Ok(false);
+            return Ok(Work::Nothing);
         };
         let id: WorkflowId = id.parse()?;
         let view = self.app.engine.find(id).await?;
-        Ok(view.is_some_and(|view| view.finished_at.is_none()))
+        Ok(match view {
+            Some(view) if view.finished_at.is_none() => match view.fault {
+                Some(fault) if view.state == WorkflowState::Undoing && view.deadline_at < late => {
+                    Work::Failed(fault)
+                }
+                _ => Work::Goes,
+            },
+            _ => Work::Nothing,
+        })
     }
 
     async fn free(&self, row: &Server) -> anyhow::Result<()> {
+        tracing::error!(server = row.id, state = ?state_of(row), "nothing is at work on a busy server");
+        metrics::counter!("yakumo_stuck_servers_total").increment(1);
+        let fault = Fault::internal("What was being done to the server was lost.");
+        self.end(row, &fault, |change| change.workflow(None)).await
+    }
+
+    /// Tells why; the workflow stays the server's until everything is taken back.
+    async fn tell(&self, row: &Server, fault: &Fault) -> anyhow::Result<()> {
+        tracing::error!(server = row.id, state = ?state_of(row), %fault, "what failed cannot be taken back yet");
+        metrics::counter!("yakumo_stuck_undo_servers_total").increment(1);
+        self.end(row, fault, |change| change).await
+    }
+
+    async fn end(
+        &self,
+        row: &Server,
+        fault: &Fault,
+        and: fn(ServerChange) -> ServerChange,
+    ) -> anyhow::Result<()> {
         let id: ServerId = row.id.parse()?;
         let now = self.app.env.now();
         let before = state_of(row);
-        tracing::error!(server = row.id, state = ?before, "nothing is at work on a busy server");
-        metrics::counter!("yakumo_stuck_servers_total").increment(1);
-        let fault = Fault::internal("What was being done to the server was lost.");
-        let document = fault_document(&fault, now);
+        let document = fault_document(fault, now);
         let freed = self
             .app
             .db
             .write(move |txn| {
                 let change = ServerChange::at(now)
                     .state(ServerState::resting(VmState::Error))
-                    .workflow(None)
                     .fault(Some(document.clone()));
+                let change = and(change);
                 Box::pin(async move {
                     store::server_change(txn, id, &Expected::state(before), change).await
                 })
@@ -75,8 +113,10 @@ impl Reconciler for Stuck {
         let before = self.app.env.now().minus(AGE);
         let rows = store::servers_busy_since(self.app.db.read(), before, PORTION).await?;
         for row in rows {
-            if !self.is_at_work(&row).await? {
-                self.free(&row).await?;
+            match self.work(&row, before).await? {
+                Work::Goes => {}
+                Work::Nothing => self.free(&row).await?,
+                Work::Failed(fault) => self.tell(&row, &fault).await?,
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use yakumo_types::{Fault, VolumeId};
 use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 
 use super::{CREATE_VOLUME, fence, subject};
-use crate::app::{App, is_away, was_heard_lately};
+use crate::app::{App, was_heard_lately};
 use crate::store::{self, Walls};
 
 /// How long a volume waits while no storage host at all is heard: a service
@@ -102,14 +102,12 @@ impl Workflow for CreateVolume {
                     volume_id: row.id,
                     fence: Some(fence(cx)),
                 };
-                match self.app.storage(&row.host)?.delete(&cx.ctx, request).await {
-                    Ok(_) => {}
-                    Err(fault) if is_away(&fault) => {
-                        // The row keeps the host's name: what may be there is
-                        // removed with the volume.
-                        tracing::info!(volume = %id, host = row.host, %fault, "a volume's file is left");
-                    }
-                    Err(fault) => return Err(fault.into()),
+                let client = self.app.storage(&row.host)?;
+                if let Err(fault) = client.delete(&cx.ctx, request).await {
+                    // Whoever asked is not kept waiting for the host to come round.
+                    // The row keeps its name: what may be there is removed with the
+                    // volume.
+                    tracing::warn!(volume = %id, host = row.host, %fault, "a volume's file is left");
                 }
             }
         }

@@ -1,17 +1,19 @@
 //! Each workflow is broken at each of its steps, and what is left is looked at.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 use yakumo_contracts::volume_host::CreateRequest;
 use yakumo_db::Backend;
-use yakumo_types::VolumeId;
+use yakumo_types::{AttachmentId, Fault, VolumeId};
 use yakumo_workflow::testing::{Case, Proof, quick, wait_for_end};
 use yakumo_workflow::{End, Engine, Workflow, WorkflowView};
 
 use super::{CREATE_VOLUME, CreateVolume, DELETE_VOLUME, DeleteVolume};
-use crate::testing::World;
+use crate::drivers::{Export, Space, VolumeDriver};
+use crate::testing::{HOST, World};
 
 impl World {
     fn case(&self, workflow: Arc<dyn Workflow>, id: VolumeId) -> Case {
@@ -250,4 +252,54 @@ async fn the_previous_releases_steps_are_counted_as_they_were() {
         let before: Vec<String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         assert!(now.starts_with(&before), "{kind}");
     }
+}
+
+/// A storage host whose disk is broken.
+struct Broken;
+
+impl Broken {
+    fn fault<T>() -> Result<T, Fault> {
+        Err(Fault::internal("The disk is broken."))
+    }
+}
+
+#[async_trait::async_trait]
+impl VolumeDriver for Broken {
+    async fn create(&self, _: VolumeId, _: u64) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn delete(&self, _: VolumeId) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn export(&self, _: VolumeId, _: &Export) -> Result<PathBuf, Fault> {
+        Self::fault()
+    }
+
+    async fn unexport(&self, _: VolumeId, _: AttachmentId) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn is_exported(&self, _: VolumeId, _: AttachmentId) -> bool {
+        false
+    }
+
+    async fn space(&self) -> Result<Space, Fault> {
+        Self::fault()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_cannot_be_taken_back_is_an_error_with_its_host_and_cause() {
+    let world = World::without_host(Backend::Sqlite).await;
+    world.serve_host_with(Arc::new(Broken)).await;
+    let id = world.insert("creating").await;
+    let view = world
+        .run(CREATE_VOLUME, id, Duration::from_millis(500))
+        .await;
+    assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
+    let row = world.row(id).await.unwrap();
+    assert_eq!((row.status.as_str(), row.host.as_str()), ("error", HOST));
+    assert!(row.fault.contains("The disk is broken"), "{}", row.fault);
 }
