@@ -7,7 +7,12 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use yakumo_auth::JwsContextSeal;
+use yakumo_db::{Backend, Db};
 use yakumo_identity::{Config, PasswordConfig};
+use yakumo_rpc::Bus;
+use yakumo_service::{Process, system_env};
+use yakumo_testing::databases;
 
 use super::support::*;
 
@@ -163,4 +168,58 @@ async fn changes_of_different_attributes_all_stay() {
             assert_eq!(shown.body[kind]["description"], about.as_str());
         }
     }
+}
+
+/// Replicas that start together on empty tables all come up, and make everything
+/// once.
+async fn replicas_start_together_on(backend: Backend) {
+    for _ in 0..4 {
+        let database = databases::fresh(backend).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::new("identity", system_env());
+        let seal = Arc::new(JwsContextSeal::ephemeral(system_env()).unwrap());
+        let bus = Bus::in_process(system_env(), seal);
+        let starts = (0..4).map(|number| {
+            let (process, bus) = (process.named(&format!("replica-{number}")), bus.clone());
+            let database = &database;
+            async move {
+                let db = Db::connect(&database.config).await?;
+                yakumo_identity::start(process, bus, db, config()).await
+            }
+        });
+        let started = futures::future::try_join_all(starts).await.unwrap();
+        let world = World {
+            process,
+            bus,
+            base: format!("http://{}", started[0].address),
+            http: reqwest::Client::new(),
+            folder,
+            config: config(),
+        };
+        let admin = world.admin().await;
+        for (list, count) in [
+            ("regions", 1),
+            ("services", 3),
+            ("endpoints", 9),
+            ("users", 1),
+        ] {
+            let made = world.get(&format!("/v3/{list}"), &admin).await.ids(list);
+            assert_eq!(made.len(), count, "{list}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_start_together_on_sqlite() {
+    replicas_start_together_on(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_start_together_on_postgres() {
+    replicas_start_together_on(Backend::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_start_together_on_mysql() {
+    replicas_start_together_on(Backend::Mysql).await;
 }

@@ -212,19 +212,20 @@ async fn endpoints(db: &Db, env: &Env, config: &BootstrapConfig) -> anyhow::Resu
         if wanted.public.is_empty() {
             bail!("identity.bootstrap.endpoints.{kind} has no public URL");
         }
-        let (env, kind, wanted, region) = (
-            env.clone(),
-            kind.clone(),
-            wanted.clone(),
-            config.region.clone(),
-        );
-        db.write(move |txn| {
-            let (env, kind, wanted, region) =
-                (env.clone(), kind.clone(), wanted.clone(), region.clone());
-            Box::pin(async move { service_endpoints(txn, &env, &kind, &wanted, &region).await })
-        })
-        .await?;
     }
+    let (env, all, region) = (env.clone(), config.endpoints.clone(), config.region.clone());
+    db.write(move |txn| {
+        let (env, all, region) = (env.clone(), all.clone(), region.clone());
+        Box::pin(async move {
+            // Nothing in the tables keeps two replicas from making a service twice.
+            settings::hold(txn, settings::LOG_ID).await?;
+            for (kind, wanted) in &all {
+                service_endpoints(txn, &env, kind, wanted, &region).await?;
+            }
+            Ok(())
+        })
+    })
+    .await?;
     Ok(())
 }
 

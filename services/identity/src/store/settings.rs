@@ -1,6 +1,6 @@
 //! Single values.
 
-use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, QuerySelect};
 use yakumo_db::DbError;
 
 use super::entity::setting::{ActiveModel, Entity, Model};
@@ -14,6 +14,12 @@ pub async fn get(db: &impl ConnectionTrait, name: &str) -> Result<Option<String>
         .one(db)
         .await?
         .map(|row| row.value))
+}
+
+/// Keeps others who hold this value waiting until the transaction ends.
+pub async fn hold(db: &impl ConnectionTrait, name: &str) -> Result<(), DbError> {
+    let query = Entity::find_by_id(name.to_owned()).lock_exclusive();
+    query.one(db).await?.ok_or(DbError::NotFound).map(drop)
 }
 
 /// A new value.
