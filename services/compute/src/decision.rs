@@ -368,7 +368,10 @@ fn towards_running(
             Reboot::Soft => switch_off(wish.grace, asked),
         },
         Domain::Paused if reboot_due => Action::PullPlug,
-        Domain::Running | Domain::Paused if memory.run != Run::Started => remember(Run::Started),
+        // One that was asked to switch off may still obey.
+        Domain::Running | Domain::Paused if memory.run != Run::Started && asked.is_none() => {
+            remember(Run::Started)
+        }
         Domain::Running if wish.power == Power::Paused => Action::Pause,
         Domain::Paused if wish.power == Power::Running => Action::Resume,
         Domain::Running | Domain::Paused => volumes(wish, observed),

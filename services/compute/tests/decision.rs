@@ -378,6 +378,32 @@ fn a_guest_that_was_switched_off_runs_again_for_the_wish_that_overtook_it() {
         assert_eq!(model.observed.domain, Domain::Running);
     }
 
+    // One that takes its time obeys when nobody is left who asked it.
+    let mut model = Model::new(false);
+    model.settle();
+    model.apply(&wish(Power::Stopped, None));
+    assert!(matches!(model.act(), Action::Remember(_)));
+    assert_eq!(model.act(), Action::AskToStop);
+    model.apply(&wish(Power::Running, None));
+    assert_eq!(model.act(), Action::Rest);
+    model.apply(&Event::AgentRestarts);
+    model.apply(&Event::GuestEnds(Ending::Guest));
+    assert_eq!(model.act(), Action::Start);
+    model.settle();
+    model.check_rest();
+    // Once it has run on for long enough, it runs like any other.
+    let mut model = Model::new(false);
+    model.settle();
+    model.apply(&wish(Power::Stopped, None));
+    model.act();
+    assert_eq!(model.act(), Action::AskToStop);
+    model.apply(&wish(Power::Running, None));
+    model.asked = None;
+    model.settle();
+    model.apply(&Event::GuestEnds(Ending::Guest));
+    model.settle();
+    assert_eq!(power_state(&model.memory, &model.observed), "shutdown");
+
     // A reboot that is overtaken by one is done with it, and the guest starts once.
     let mut model = Model::new(true);
     model.settle();

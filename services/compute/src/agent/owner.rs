@@ -186,7 +186,10 @@ impl Owner {
                 self.stage.set("");
                 self.fault = gave_up.clone().unwrap_or_default();
                 self.publish(gave_up.is_none(), gave_up.is_some(), Urgency::Now);
-                Some(None)
+                // Once it no longer counts that the guest was asked, there is
+                // something to remember.
+                let asked = self.asked_at.and(asked);
+                Some(asked.map(|asked| ASKED_COUNTS.saturating_sub(asked.since_last)))
             }
             Action::Wait(left) => {
                 self.last_done = None;
