@@ -1,6 +1,7 @@
 //! A manager's rules and one storage host on a bus in this process, for the
 //! tests of what cannot be reached from outside.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use yakumo_rpc::{Bus, ServeOptions, Target, Topic};
 use yakumo_service::system_env;
 use yakumo_testing::databases::{self, TestDatabase};
 use yakumo_types::{
-    Clock, ContextSeal, Env, Fault, ProjectId, RequestContext, Timestamp, VolumeId,
+    AttachmentId, Clock, ContextSeal, Env, Fault, ProjectId, RequestContext, Timestamp, VolumeId,
 };
 use yakumo_workflow::Engine;
 use yakumo_workflow::testing::quick;
@@ -23,7 +24,7 @@ use yakumo_workflow::testing::quick;
 use crate::agent::{Agent, Records};
 use crate::app::App;
 use crate::config::Config;
-use crate::drivers::{SimulatedDriver, VolumeDriver};
+use crate::drivers::{Export, SimulatedDriver, Space, VolumeDriver};
 use crate::store::{self, Migrator, Walls, attachment, storage_host, volume};
 
 pub(crate) const HOST: &str = "node-1";
@@ -245,5 +246,41 @@ impl World {
             .await
             .unwrap()
             .volumes
+    }
+}
+
+/// A storage host whose disk is broken.
+pub(crate) struct Broken;
+
+impl Broken {
+    fn fault<T>() -> Result<T, Fault> {
+        Err(Fault::internal("The disk is broken."))
+    }
+}
+
+#[async_trait::async_trait]
+impl VolumeDriver for Broken {
+    async fn create(&self, _: VolumeId, _: u64) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn delete(&self, _: VolumeId) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn export(&self, _: VolumeId, _: &Export) -> Result<PathBuf, Fault> {
+        Self::fault()
+    }
+
+    async fn unexport(&self, _: VolumeId, _: AttachmentId) -> Result<(), Fault> {
+        Self::fault()
+    }
+
+    async fn is_exported(&self, _: VolumeId, _: AttachmentId) -> bool {
+        false
+    }
+
+    async fn space(&self) -> Result<Space, Fault> {
+        Self::fault()
     }
 }

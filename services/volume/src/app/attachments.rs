@@ -6,9 +6,10 @@
 //! something (a release, an aborted detachment) also refuses what its own claim
 //! sent before: a reservation that is late must not come after its undoing.
 //!
-//! Releasing is accepted once it is written down. If the storage host cannot be
-//! asked just then, the volume stays `detaching` and a reconciler ends the
-//! export when the host is back: a volume is available only after that.
+//! Releasing is accepted once it is written down. If the storage host does not
+//! end the export just then, the volume stays `detaching`, after two minutes it
+//! is in `error` and says why, and a reconciler goes on trying: a volume is
+//! available only after that.
 
 use yakumo_contracts::common::Fence as StepFence;
 use yakumo_contracts::volume::{
@@ -28,6 +29,10 @@ use crate::store::{self, Walls, attachment};
 
 /// States of a volume that an attachment holds.
 pub(crate) const HELD: &[&str] = &["reserved", "attaching", "in-use", "detaching"];
+
+/// Why a volume is in error while the end of its export is owed.
+pub(crate) const EXPORT_OWED: &str = "Its storage host has not ended the export to the server that the volume was \
+     detached from. The volume is available as soon as it has.";
 
 fn attachment_id(text: &str) -> Result<AttachmentId, Fault> {
     text.parse().map_err(|_| no_attachment(text))
@@ -313,7 +318,12 @@ impl App {
             })
             .await?;
         match released {
-            Some(row) => self.finish_release(row).await.map(|_| ()),
+            Some(row) => {
+                if let Err(fault) = self.finish_release(row).await {
+                    tracing::error!(attachment = %id, %fault, "an export is not ended yet");
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -358,9 +368,11 @@ impl App {
                         return Ok(());
                     }
                     match store::volumes::transition(txn, volume, HELD, "available", now).await {
-                        // Somebody reset the state by hand; the attachment is gone all the same.
-                        Err(DbError::Stale) | Ok(()) => Ok(()),
-                        Err(error) => Err(error),
+                        // In error for this alone, or somebody reset the state by hand.
+                        Err(DbError::Stale) => {
+                            store::volumes::mend(txn, volume, EXPORT_OWED, now).await
+                        }
+                        other => other,
                     }
                 })
             })

@@ -6,7 +6,7 @@ mod quotas;
 mod render;
 mod volumes;
 
-pub(crate) use attachments::HELD;
+pub(crate) use attachments::{EXPORT_OWED, HELD};
 pub(crate) use hosts::was_heard_lately;
 
 use std::collections::BTreeMap;

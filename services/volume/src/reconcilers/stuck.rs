@@ -1,8 +1,11 @@
-//! Finds volumes that say that something is being done to them while nothing
-//! is. No path is known that leads there; if one exists, its volumes must not
-//! hang for ever and keep their quota, and somebody must hear of it.
+//! Finds volumes that have said for too long that something is being done to
+//! them.
+//!
+//! Either nothing is: no path is known that leads there; if one exists, its
+//! volumes must not hang for ever and keep their quota, and somebody must hear of
+//! it. Or they were detached, and the storage host does not end the export.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +14,9 @@ use yakumo_db::DbError;
 use yakumo_service::Reconciler;
 use yakumo_types::VolumeId;
 
-use crate::app::{App, HELD};
+use crate::app::{App, EXPORT_OWED, HELD};
 use crate::store;
+use crate::store::attachments::RELEASING;
 use crate::store::volume::Model;
 
 /// Younger changes may still be on their way.
@@ -46,11 +50,34 @@ impl Stuck {
             "nothing is at work on a busy volume"
         );
         metrics::counter!("yakumo_stuck_volumes_total").increment(1);
+        let why = "What was being done to the volume was lost.";
+        self.give_up(id, from, to, why).await
+    }
+
+    /// Tells that the export of a volume that was detached has not ended. That
+    /// goes on being tried, and makes the volume available.
+    async fn tell(&self, row: &Model) -> anyhow::Result<()> {
+        tracing::error!(
+            volume = row.id,
+            host = row.host,
+            "the storage host does not end an export"
+        );
+        metrics::counter!("yakumo_stuck_releases_total").increment(1);
+        self.give_up(row.id.parse()?, "detaching", "error", EXPORT_OWED)
+            .await
+    }
+
+    async fn give_up(
+        &self,
+        id: VolumeId,
+        from: &'static str,
+        to: &'static str,
+        why: &'static str,
+    ) -> anyhow::Result<()> {
         let now = self.app.env.now();
         let failed = self.app.db.write(move |txn| {
             Box::pin(async move {
                 store::volumes::transition(txn, id, &[from], to, now).await?;
-                let why = "What was being done to the volume was lost.";
                 store::volumes::fail(txn, id, to, why, now).await
             })
         });
@@ -112,13 +139,19 @@ impl Reconciler for Stuck {
             };
             after.clone_from(&last.id);
             let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
-            let held: HashSet<String> = store::attachments::of_volumes(read, &ids)
+            let held: HashMap<String, String> = store::attachments::of_volumes(read, &ids)
                 .await?
                 .into_iter()
-                .map(|row| row.volume_id)
+                .map(|row| (row.volume_id, row.status))
                 .collect();
-            for row in rows.iter().filter(|row| !held.contains(&row.id)) {
-                self.free(row).await?;
+            for row in &rows {
+                match held.get(&row.id) {
+                    None => self.free(row).await?,
+                    Some(status) if status == RELEASING && row.status == "detaching" => {
+                        self.tell(row).await?;
+                    }
+                    Some(_) => {}
+                }
             }
         }
     }

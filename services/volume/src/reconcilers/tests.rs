@@ -1,5 +1,6 @@
 //! What is left is found, and what is in use is left alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,13 +12,13 @@ use yakumo_contracts::volume_host::{CreateRequest, ExportRequest, UnexportReques
 use yakumo_db::Backend;
 use yakumo_service::Reconciler;
 use yakumo_testing::databases::ALL;
-use yakumo_types::{FaultCode, VolumeId};
+use yakumo_types::{Fault, FaultCode, VolumeId};
 
 use super::releases::Releases;
 use super::storage_hosts::StorageHosts;
 use super::stuck::Stuck;
 use crate::store;
-use crate::testing::{HOST, World};
+use crate::testing::{Broken, HOST, World};
 
 const ATTACHMENT: &str = "00000000-0000-0000-0000-0000000000aa";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -38,14 +39,18 @@ fn attachment(epoch: u64) -> AttachmentRequest {
 }
 
 impl World {
-    async fn file(&self, id: VolumeId) {
+    async fn ask_for_file(&self, id: VolumeId) -> Result<(), Fault> {
         let request = CreateRequest {
             volume_id: id.to_string(),
             size_gib: 1,
             fence: fence(1),
         };
         let context = self.app.internal();
-        self.host.create(&context, request).await.unwrap();
+        self.host.create(&context, request).await.map(|_| ())
+    }
+
+    async fn file(&self, id: VolumeId) {
+        self.ask_for_file(id).await.unwrap();
     }
 
     async fn export(&self, id: VolumeId) {
@@ -59,7 +64,7 @@ impl World {
         self.host.export(&context, request).await.unwrap();
     }
 
-    async fn attach(&self, id: VolumeId) {
+    async fn reserve(&self, id: VolumeId) {
         let request = ReserveAttachmentRequest {
             volume_id: id.to_string(),
             attachment_id: ATTACHMENT.into(),
@@ -73,6 +78,11 @@ impl World {
             .reserve_attachment(&context, request)
             .await
             .unwrap();
+    }
+
+    async fn attach(&self, id: VolumeId) {
+        self.reserve(id).await;
+        let context = self.member();
         let request = attachment(5);
         self.app
             .connect_attachment(&context, request)
@@ -128,7 +138,7 @@ async fn what_a_workflow_or_an_attachment_holds_is_left_alone() {
     let creating = world.insert("creating").await;
     // It is accepted, and nobody has come to it yet.
     let engine = world.app.engine.clone();
-    engine.add(std::sync::Arc::new(crate::workflows::CreateVolume {
+    engine.add(Arc::new(crate::workflows::CreateVolume {
         app: world.app.clone(),
     }));
     let context = world.member();
@@ -193,16 +203,7 @@ async fn a_release_is_finished_when_the_storage_host_is_back() {
     let world = World::without_host(Backend::Sqlite).await;
     let id = world.insert("available").await;
     let context = world.member();
-    let request = ReserveAttachmentRequest {
-        volume_id: id.to_string(),
-        attachment_id: ATTACHMENT.into(),
-        server_id: Uuid::from_u128(7).to_string(),
-        host: HOST.into(),
-        device: "/dev/vdb".into(),
-        fence: fence(5),
-    };
-    let reserve = || world.app.reserve_attachment(&context, request.clone());
-    reserve().await.unwrap();
+    world.reserve(id).await;
     let release = || world.app.release_attachment(&context, attachment(6));
     release().await.unwrap();
     release().await.unwrap();
@@ -212,10 +213,45 @@ async fn a_release_is_finished_when_the_storage_host_is_back() {
     let shown = world.app.show_volume(&context, &id.to_string()).await;
     assert_eq!(shown.unwrap().attachments[0].status, "detaching");
 
+    // Whoever waits is told, and need not ask again.
+    world.forward(Duration::from_secs(300));
+    let stuck = Stuck::new(world.app.clone());
+    stuck.reconcile().await.unwrap();
+    let row = world.row(id).await.unwrap();
+    assert_eq!(row.status, "error");
+    assert!(
+        row.fault.contains("has not ended the export"),
+        "{}",
+        row.fault
+    );
+
     world.serve_host().await;
     releases.reconcile().await.unwrap();
-    assert_eq!(world.status(id).await, "available");
+    let row = world.row(id).await.unwrap();
+    assert_eq!((row.status.as_str(), row.fault.as_str()), ("available", ""));
     assert!(world.attachments(id).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_on_the_storage_host_holds_up_nobody() {
+    let world = World::without_host(Backend::Sqlite).await;
+    world.serve_host_with(Arc::new(Broken)).await;
+    let id = world.insert("available").await;
+    // The host knows of the volume, and can do nothing with it.
+    world.ask_for_file(id).await.unwrap_err();
+    let context = world.member();
+    world.reserve(id).await;
+    let released = world.app.release_attachment(&context, attachment(6)).await;
+    released.unwrap();
+    assert_eq!(world.status(id).await, "detaching");
+    let releases = Releases::new(world.app.clone());
+    releases.reconcile().await.unwrap();
+    world.forward(Duration::from_secs(300));
+    Stuck::new(world.app.clone()).reconcile().await.unwrap();
+    assert_eq!(world.status(id).await, "error");
+    releases.reconcile().await.unwrap();
+    assert_eq!(world.status(id).await, "error", "it is exported still");
+    assert_eq!(world.attachments(id).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

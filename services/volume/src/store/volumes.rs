@@ -264,6 +264,26 @@ pub async fn fail(
     Ok(())
 }
 
+/// Makes a volume available that is in error for this reason and no other.
+pub async fn mend(
+    db: &impl ConnectionTrait,
+    id: VolumeId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    Entity::update_many()
+        .col_expr(Column::Status, Expr::value("available"))
+        .col_expr(Column::Fault, Expr::value(""))
+        .col_expr(Column::UpdatedAt, Expr::value(now.as_micros()))
+        .filter(Column::Id.eq(id.to_string()))
+        .filter(Column::DeletedAt.eq(0_i64))
+        .filter(Column::Status.eq("error"))
+        .filter(Column::Fault.eq(why))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
 /// The volume is gone; its row stays for the records.
 pub async fn mark_deleted(
     db: &impl ConnectionTrait,

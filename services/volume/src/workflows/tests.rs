@@ -1,19 +1,17 @@
 //! Each workflow is broken at each of its steps, and what is left is looked at.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 use yakumo_contracts::volume_host::CreateRequest;
 use yakumo_db::Backend;
-use yakumo_types::{AttachmentId, Fault, VolumeId};
+use yakumo_types::VolumeId;
 use yakumo_workflow::testing::{Case, Proof, quick, wait_for_end};
 use yakumo_workflow::{End, Engine, Workflow, WorkflowView};
 
 use super::{CREATE_VOLUME, CreateVolume, DELETE_VOLUME, DeleteVolume};
-use crate::drivers::{Export, Space, VolumeDriver};
-use crate::testing::{HOST, World};
+use crate::testing::{Broken, HOST, World};
 
 impl World {
     fn case(&self, workflow: Arc<dyn Workflow>, id: VolumeId) -> Case {
@@ -251,42 +249,6 @@ async fn the_previous_releases_steps_are_counted_as_they_were() {
         yakumo_testing::recorded::is_still_read(&file, &now).unwrap();
         let before: Vec<String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         assert!(now.starts_with(&before), "{kind}");
-    }
-}
-
-/// A storage host whose disk is broken.
-struct Broken;
-
-impl Broken {
-    fn fault<T>() -> Result<T, Fault> {
-        Err(Fault::internal("The disk is broken."))
-    }
-}
-
-#[async_trait::async_trait]
-impl VolumeDriver for Broken {
-    async fn create(&self, _: VolumeId, _: u64) -> Result<(), Fault> {
-        Self::fault()
-    }
-
-    async fn delete(&self, _: VolumeId) -> Result<(), Fault> {
-        Self::fault()
-    }
-
-    async fn export(&self, _: VolumeId, _: &Export) -> Result<PathBuf, Fault> {
-        Self::fault()
-    }
-
-    async fn unexport(&self, _: VolumeId, _: AttachmentId) -> Result<(), Fault> {
-        Self::fault()
-    }
-
-    async fn is_exported(&self, _: VolumeId, _: AttachmentId) -> bool {
-        false
-    }
-
-    async fn space(&self) -> Result<Space, Fault> {
-        Self::fault()
     }
 }
 
