@@ -63,7 +63,7 @@ impl Trouble {
         self.0.lock().unwrap().clear();
     }
 
-    fn check(&self, method: &str) -> Result<(), Fault> {
+    pub fn check(&self, method: &str) -> Result<(), Fault> {
         let mut all = self.0.lock().unwrap();
         if let Some((fault, left)) = all.get_mut(method)
             && *left > 0

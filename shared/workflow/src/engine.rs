@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sea_orm::sea_query::{Alias, Expr, ExprTrait as _, Query, SimpleExpr};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait as _, LockType, Query, SimpleExpr};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde_json::Value;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -345,6 +345,18 @@ impl Engine {
             .await?
             .map(WorkflowView::try_from)
             .transpose()
+    }
+
+    /// Whether a workflow has not ended; it does not until `txn` does.
+    pub async fn is_unfinished(txn: &DatabaseTransaction, id: WorkflowId) -> Result<bool, DbError> {
+        let mut select = Query::select();
+        select
+            .column(workflow::Column::Id)
+            .from(workflow::Entity)
+            .and_where(workflow::Column::Id.eq(id.to_string()))
+            .and_where(workflow::Column::FinishedAt.eq(0_i64))
+            .lock(LockType::Update);
+        Ok(txn.query_one(&select).await?.is_some())
     }
 
     /// The workflows of a resource, newest first, ended ones included until

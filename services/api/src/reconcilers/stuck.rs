@@ -7,7 +7,6 @@
 //! for it is told why it failed when its bound is over, and no later.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use yakumo_service::Reconciler;
@@ -18,9 +17,8 @@ use yakumo_workflow::WorkflowState;
 use crate::app::App;
 use crate::app::reports::fault_document;
 use crate::store::servers::{self as store, Expected, Server, ServerChange, state_of};
+use crate::workflows::GRACE;
 
-/// Younger changes may still be on their way.
-const AGE: Duration = Duration::from_secs(120);
 const PORTION: u64 = 200;
 
 /// What is at work on a busy server.
@@ -62,34 +60,29 @@ impl Stuck {
         tracing::error!(server = row.id, state = ?state_of(row), "nothing is at work on a busy server");
         metrics::counter!("yakumo_stuck_servers_total").increment(1);
         let fault = Fault::internal("What was being done to the server was lost.");
-        self.end(row, &fault, |change| change.workflow(None)).await
+        let change = ServerChange::at(self.app.env.now()).workflow(None);
+        self.end(row, &fault, change).await
     }
 
     /// Tells why; the workflow stays the server's until everything is taken back.
     async fn tell(&self, row: &Server, fault: &Fault) -> anyhow::Result<()> {
         tracing::error!(server = row.id, state = ?state_of(row), %fault, "what failed cannot be taken back yet");
         metrics::counter!("yakumo_stuck_undo_servers_total").increment(1);
-        self.end(row, fault, |change| change).await
+        let change = ServerChange::at(self.app.env.now());
+        self.end(row, fault, change).await
     }
 
-    async fn end(
-        &self,
-        row: &Server,
-        fault: &Fault,
-        and: fn(ServerChange) -> ServerChange,
-    ) -> anyhow::Result<()> {
+    async fn end(&self, row: &Server, fault: &Fault, change: ServerChange) -> anyhow::Result<()> {
         let id: ServerId = row.id.parse()?;
-        let now = self.app.env.now();
         let before = state_of(row);
-        let document = fault_document(fault, now);
+        let change = change
+            .state(ServerState::resting(VmState::Error))
+            .fault(Some(fault_document(fault, self.app.env.now())));
         let freed = self
             .app
             .db
             .write(move |txn| {
-                let change = ServerChange::at(now)
-                    .state(ServerState::resting(VmState::Error))
-                    .fault(Some(document.clone()));
-                let change = and(change);
+                let change = change.clone();
                 Box::pin(async move {
                     store::server_change(txn, id, &Expected::state(before), change).await
                 })
@@ -110,7 +103,7 @@ impl Reconciler for Stuck {
     }
 
     async fn reconcile(&self) -> anyhow::Result<()> {
-        let before = self.app.env.now().minus(AGE);
+        let before = self.app.env.now().minus(GRACE);
         let rows = store::servers_busy_since(self.app.db.read(), before, PORTION).await?;
         for row in rows {
             match self.work(&row, before).await? {

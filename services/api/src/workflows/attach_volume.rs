@@ -21,8 +21,8 @@ use yakumo_types::{AttachmentId, Fault, FaultCode, ServerId, VolumeId};
 use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 
 use super::{
-    LOOK_AGAIN, alive, complaint, context, fence, finish_action, is_away, power_is, push_desired,
-    reached, row, row_in,
+    LOOK_AGAIN, alive, complaint, context, fence, finish_action, is_away, is_overdue, power_is,
+    push_desired, reached, row, row_in,
 };
 use crate::app::App;
 use crate::app::spec::is_carried;
@@ -177,8 +177,9 @@ async fn connect(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepE
 }
 
 /// Makes the host let go of the volume, if it may ever have heard of it. A host
-/// that is down is left to the reconciler: what it still has goes when it is
-/// back, and the export has ended by then.
+/// that is down, or that says nothing of it until long after the bound, is left
+/// to the reconciler: what it still has goes when it hears of it, and the export
+/// has ended by then.
 async fn let_go(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepError> {
     let id = input.server_id;
     match attachment_of(cx, id, input.attachment_id).await? {
@@ -191,9 +192,15 @@ async fn let_go(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepEr
     let Some(host) = server.host.clone().filter(|_| !has_let_go(&server)) else {
         return Ok(Outcome::done());
     };
+    let overdue = is_overdue(app, cx).await?;
     match push_desired(app, cx, id).await {
         Ok(()) => {}
         Err(error) if error.fault().code == FaultCode::Stale => {}
+        Err(StepError::Fail(fault) | StepError::Retry(fault)) if overdue => {
+            tracing::error!(server = %id, host, %fault, "the host cannot be told to let go of a volume: its export ends");
+            app.to_sync.add(&host);
+            return Ok(Outcome::done());
+        }
         Err(StepError::Fail(fault)) => {
             tracing::warn!(server = %id, host, %fault, "the host does not have the server as it should");
             app.to_sync.add(&host);
@@ -208,6 +215,11 @@ async fn let_go(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepEr
     }
     // The report may have come while the message was on its way.
     if has_let_go(&row(cx, id).await?) {
+        return Ok(Outcome::done());
+    }
+    if overdue {
+        tracing::error!(server = %id, host, "the host does not let go of a volume: its export ends");
+        app.to_sync.add(&host);
         return Ok(Outcome::done());
     }
     cx.waiting_for(format!("host {host} to let go of the volume"));

@@ -12,7 +12,7 @@ use yakumo_contracts::volume::AttachmentRequest;
 use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_types::server_state::{PowerState, ServerEvent, ServerState, VmState};
 use yakumo_types::{AttachmentId, Fault, FaultCode, ServerId, WorkflowId};
-use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
+use yakumo_workflow::{End, Engine, Outcome, StepCx, StepError, Workflow};
 
 use super::{
     LOOK_AGAIN, alive, fence, finish_action, forget_on_host, is_at_work, part_fence,
@@ -123,7 +123,12 @@ impl Workflow for DeleteServer {
             return Ok(());
         }
         let before = state_of(&row);
-        let change = ServerChange::at(now).workflow(None).stage("");
+        // What was called off may still be taking back what it did.
+        let left = match input.overtaken {
+            Some(overtaken) if Engine::is_unfinished(txn, overtaken).await? => Some(overtaken),
+            _ => None,
+        };
+        let change = ServerChange::at(now).workflow(left).stage("");
         let change = match end {
             End::Succeeded => change
                 .state(

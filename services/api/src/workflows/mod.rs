@@ -267,6 +267,18 @@ fn is_at_work(row: &Server, cx: &StepCx) -> bool {
         .is_none_or(|id| id.parse() == Ok(cx.workflow_id))
 }
 
+/// Whether the workflow's bound has been over for so long that nobody is to wait
+/// for it any more.
+async fn is_overdue(app: &App, cx: &StepCx) -> Result<bool, StepError> {
+    let view = app.engine.find(cx.workflow_id).await?;
+    let late = app.env.now().minus(GRACE);
+    Ok(view.is_some_and(|view| view.deadline_at < late))
+}
+
+/// How long after a request's bound it may take to take back what it did, before
+/// whoever waits for that is told, or what it holds is freed without it.
+pub(crate) const GRACE: Duration = Duration::from_secs(120);
+
 /// How long a waiting step sleeps when nobody wakes it.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 

@@ -12,14 +12,15 @@ use yakumo_contracts::compute_host::Power;
 use yakumo_db::{DatabaseTransaction, Db, DbConfig, DbError};
 use yakumo_rpc::{Bus, ServeOptions, Topic};
 use yakumo_service::system_env;
+use yakumo_testing::databases::execute;
 use yakumo_types::server_state::{ServerState, TaskState, VmState};
 use yakumo_types::{
     AttachmentId, ContextSeal, Env, Fault, ProjectId, RequestContext, RequestId, ServerId, UserId,
-    VolumeId,
+    VolumeId, WorkflowId,
 };
 use yakumo_workflow::testing::{Case, Proof, quick, submit, wait_for_end};
 use yakumo_workflow::{
-    End, Engine, EngineConfig, Outcome, StepCx, StepError, Workflow, WorkflowView,
+    End, Engine, EngineConfig, Outcome, StepCx, StepError, Workflow, WorkflowState, WorkflowView,
 };
 
 use super::{attach_volume, change_power, create_server, delete_server, detach_volume};
@@ -40,7 +41,7 @@ mod volume_tests;
 #[path = "../../tests/fakes.rs"]
 mod fakes;
 
-use fakes::{FakeHost, FakeImages, FakeNetwork, FakeScheduler, FakeVolumes};
+use fakes::{FakeHost, FakeImages, FakeNetwork, FakeScheduler, FakeVolumes, Trouble};
 
 struct NoSeal;
 
@@ -60,6 +61,8 @@ struct World {
     host: Arc<FakeHost>,
     network: Arc<FakeNetwork>,
     volumes: Arc<FakeVolumes>,
+    /// Steps that fail before they begin; `undo_<name>` of what is taken back.
+    steps: Trouble,
     id: ServerId,
     _folder: tempfile::TempDir,
 }
@@ -116,6 +119,7 @@ impl World {
             host,
             network,
             volumes,
+            steps: Trouble::default(),
             id,
             _folder: folder,
         });
@@ -230,7 +234,7 @@ impl World {
             env: self.app.env.clone(),
             workflow: Arc::new(Keeping {
                 inner: workflow,
-                _world: self.clone(),
+                world: self.clone(),
             }),
             resource: self.id.to_string(),
             input,
@@ -311,6 +315,22 @@ impl World {
         self.case(Arc::new(workflow), serde_json::to_value(input).unwrap())
     }
 
+    fn deletion_case(self: &Arc<Self>, overtaken: Option<WorkflowId>) -> Case {
+        let workflow = delete_server::DeleteServer::new(Arc::downgrade(&self.app));
+        let input = delete_server::Input {
+            server_id: self.id,
+            action_id: "action".into(),
+            overtaken,
+        };
+        self.case(Arc::new(workflow), serde_json::to_value(input).unwrap())
+    }
+
+    /// The bounds of all that was asked for were over ten minutes ago.
+    async fn let_bounds_run_out(&self) {
+        let sql = "UPDATE workflows SET deadline_at = deadline_at - 600000000";
+        execute(&self.app.db, sql).await.unwrap();
+    }
+
     async fn ask_for_deletion(&self) {
         let (id, now) = (self.id, self.app.env.now());
         self.app
@@ -329,10 +349,28 @@ impl World {
     }
 }
 
-/// Keeps the world while its workflow runs.
+/// Submits a workflow that is given up after `bound`.
+async fn submit_bound(engine: &Engine, case: &Case, bound: Duration) -> WorkflowId {
+    let (handle, kind) = (engine.clone(), case.workflow.kind());
+    let (resource, input, ctx) = (case.resource.clone(), case.input.clone(), case.ctx.clone());
+    case.db
+        .write(move |txn| {
+            let (engine, resource) = (handle.clone(), resource.clone());
+            let (input, ctx) = (input.clone(), ctx.clone());
+            Box::pin(async move {
+                engine
+                    .submit(txn, kind, &resource, input, &ctx, bound)
+                    .await
+            })
+        })
+        .await
+        .unwrap()
+}
+
+/// Keeps the world while its workflow runs, and knows its troubles.
 struct Keeping {
     inner: Arc<dyn Workflow>,
-    _world: Arc<World>,
+    world: Arc<World>,
 }
 
 #[async_trait]
@@ -350,10 +388,12 @@ impl Workflow for Keeping {
     }
 
     async fn run(&self, step: &str, cx: &StepCx) -> Result<Outcome, StepError> {
+        self.world.steps.check(cx.step())?;
         self.inner.run(step, cx).await
     }
 
     async fn undo(&self, step: &str, cx: &StepCx) -> Result<Outcome, StepError> {
+        self.world.steps.check(cx.step())?;
         self.inner.undo(step, cx).await
     }
 
@@ -502,13 +542,7 @@ async fn a_deletion_that_breaks_can_be_asked_for_again_and_one_that_is_resumed_i
             let world = World::running().await;
             world.ask_for_deletion().await;
             worlds.keep(&world);
-            let workflow = delete_server::DeleteServer::new(Arc::downgrade(&world.app));
-            let input = delete_server::Input {
-                server_id: world.id,
-                action_id: "action".into(),
-                overtaken: None,
-            };
-            world.case(Arc::new(workflow), serde_json::to_value(input).unwrap())
+            world.deletion_case(None)
         },
         done: async |case: &Case| {
             let world = worlds.of(case);

@@ -1,20 +1,16 @@
 //! Servers that are said to be busy while nothing is at work on them, or nothing
 //! that will end soon.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sea_orm::ConnectionTrait as _;
-use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_service::Reconciler as _;
+use yakumo_testing::databases::execute;
 use yakumo_types::server_state::{RebootKind, ServerState, TaskState, VmState};
 use yakumo_types::{Fault, FaultCode, WorkflowId};
-use yakumo_workflow::testing::{Case, quick, submit, wait_for_end};
-use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow, WorkflowState};
+use yakumo_workflow::testing::{quick, submit, wait_for_end};
+use yakumo_workflow::{End, WorkflowState};
 
-use super::World;
+use super::{World, submit_bound};
 use crate::app::power::PowerRequest;
 use crate::reconcilers::Stuck;
 use crate::store::servers::{self as store, Expected, ServerChange, state_of};
@@ -26,8 +22,8 @@ impl World {
 
     /// What was written until now was written ten minutes ago.
     async fn grow_old(&self) {
-        self.execute("UPDATE server SET updated_at = updated_at - 600000000")
-            .await;
+        let sql = "UPDATE server SET updated_at = updated_at - 600000000";
+        execute(&self.app.db, sql).await.unwrap();
     }
 
     /// The server's row says that this is at work on it.
@@ -38,18 +34,6 @@ impl World {
             Box::pin(async move {
                 let change = ServerChange::at(now).workflow(Some(workflow));
                 store::server_change(txn, id, &Expected::anything(), change).await
-            })
-        })
-        .await
-        .unwrap();
-    }
-
-    async fn execute(&self, sql: &'static str) {
-        let db = &self.app.db;
-        db.write(move |txn| {
-            Box::pin(async move {
-                txn.execute_unprepared(sql).await?;
-                Ok(())
             })
         })
         .await
@@ -89,60 +73,15 @@ async fn a_busy_server_whose_workflow_has_not_ended_is_left_alone() {
     assert_eq!(state_of(&world.row().await), before);
 }
 
-/// A boot whose ports cannot be wired, and which cannot be taken back while it
-/// is jammed.
-struct Jammed {
-    boot: Arc<dyn Workflow>,
-    is_jammed: AtomicBool,
-}
-
-#[async_trait]
-impl Workflow for Jammed {
-    fn kind(&self) -> &'static str {
-        self.boot.kind()
-    }
-
-    fn steps(&self) -> &'static [&'static str] {
-        self.boot.steps()
-    }
-
-    async fn run(&self, step: &str, cx: &StepCx) -> Result<Outcome, StepError> {
-        match step {
-            "wire_ports" => Err(StepError::Fail(Fault::internal("There are no wires."))),
-            _ => self.boot.run(step, cx).await,
-        }
-    }
-
-    async fn undo(&self, step: &str, cx: &StepCx) -> Result<Outcome, StepError> {
-        if self.is_jammed.load(Ordering::Relaxed) {
-            return Err(Fault::unavailable("It is jammed.").into());
-        }
-        self.boot.undo(step, cx).await
-    }
-
-    async fn on_finished(
-        &self,
-        txn: &DatabaseTransaction,
-        cx: &StepCx,
-        end: &End,
-    ) -> Result<(), DbError> {
-        self.boot.on_finished(txn, cx, end).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_cannot_be_taken_back_is_an_error_when_its_bound_is_over() {
     let world = World::accepted().await;
     let case = world.create_case();
-    let jammed = Arc::new(Jammed {
-        boot: case.workflow.clone(),
-        is_jammed: AtomicBool::new(true),
-    });
-    let case = Case {
-        workflow: jammed.clone(),
-        ..case
-    };
     let engine = world.worker(&[&case]);
+    let cut = Fault::conflict("There are no wires.");
+    world.steps.fail("wire_ports", cut, 1);
+    let jam = Fault::unavailable("It is jammed.");
+    world.steps.fail("undo_allocate_ports", jam, u32::MAX);
     let workflow = submit(&engine, &case).await;
     world.belongs_to(workflow).await;
     loop {
@@ -156,9 +95,7 @@ async fn a_boot_that_cannot_be_taken_back_is_an_error_when_its_bound_is_over() {
     world.grow_old().await;
     world.look_for_stuck().await;
     assert!(world.row().await.task_state.is_some(), "it has time left");
-    world
-        .execute("UPDATE workflows SET deadline_at = deadline_at - 600000000")
-        .await;
+    world.let_bounds_run_out().await;
     world.grow_old().await;
     world.look_for_stuck().await;
     let row = world.row().await;
@@ -172,7 +109,19 @@ async fn a_boot_that_cannot_be_taken_back_is_an_error_when_its_bound_is_over() {
     assert_eq!(refused.unwrap_err().code, FaultCode::Conflict);
     assert_eq!(world.row().await.generation, row.generation);
 
-    jammed.is_jammed.store(false, Ordering::Relaxed);
+    // A deletion that waits for it in vain leaves it where it is.
+    world.ask_for_deletion().await;
+    let deletion = world.deletion_case(Some(workflow));
+    engine.add(deletion.workflow.clone());
+    let asked = submit_bound(&engine, &deletion, Duration::from_millis(300)).await;
+    world.belongs_to(asked).await;
+    let view = wait_for_end(&engine, &case.env, asked).await;
+    assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
+    let row = world.row().await;
+    assert_eq!(state_of(&row), ServerState::resting(VmState::Error));
+    assert_eq!(row.workflow_id, Some(workflow.to_string()));
+
+    world.steps.heal();
     wait_for_end(&engine, &case.env, workflow).await;
     engine.kill();
     world.assert_nothing_left().await;

@@ -116,24 +116,9 @@ impl World {
         assert!(!self.held_by_guest(), "{}", self.host.left());
     }
 
-    /// Submits a workflow that is given up after `bound`.
-    async fn submit_bound(&self, engine: &Engine, case: &Case, bound: Duration) -> WorkflowView {
-        let (handle, kind) = (engine.clone(), case.workflow.kind());
-        let (resource, input, ctx) = (case.resource.clone(), case.input.clone(), case.ctx.clone());
-        let id = self
-            .app
-            .db
-            .write(move |txn| {
-                let (engine, resource) = (handle.clone(), resource.clone());
-                let (input, ctx) = (input.clone(), ctx.clone());
-                Box::pin(async move {
-                    engine
-                        .submit(txn, kind, &resource, input, &ctx, bound)
-                        .await
-                })
-            })
-            .await
-            .unwrap();
+    /// Runs a workflow that is given up after `bound`.
+    async fn run_bound(&self, engine: &Engine, case: &Case, bound: Duration) -> WorkflowView {
+        let id = submit_bound(engine, case, bound).await;
         wait_for_end(engine, &self.app.env, id).await
     }
 
@@ -242,7 +227,7 @@ async fn an_attachment_ends_although_the_host_is_down() {
     world.host.trouble.fail("set_desired", away, u32::MAX);
     let engine = world.worker(&[&case]);
     let bound = Duration::from_millis(300);
-    let view = world.submit_bound(&engine, &case, bound).await;
+    let view = world.run_bound(&engine, &case, bound).await;
     engine.kill();
     assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
     world.assert_detached().await;
@@ -253,6 +238,52 @@ async fn an_attachment_ends_although_the_host_is_down() {
     );
 }
 
+/// An attachment that failed, on a host that is up and does nothing about it.
+async fn an_attachment_ends_in_the_end(jam: impl Fn(&World)) {
+    let world = World::running().await;
+    let case = world.ask_for_attachment().await;
+    jam(&world);
+    let engine = world.worker(&[&case]);
+    let id = submit_bound(&engine, &case, Duration::from_millis(300)).await;
+    // It waits for the host, and the volume with it.
+    loop {
+        let view = engine.find(id).await.unwrap().unwrap();
+        let tried = view.waiting_for.contains("to let go of the volume") || view.attempt > 1;
+        if view.state == WorkflowState::Undoing && tried {
+            break;
+        }
+        world.app.env.clock.sleep(Duration::from_millis(5)).await;
+    }
+    assert!(world.volumes.get(VOLUME).exported);
+
+    world.let_bounds_run_out().await;
+    let (handle, server) = (engine.clone(), case.resource.clone());
+    let wake = world.app.db.write(move |txn| {
+        let (engine, server) = (handle.clone(), server.clone());
+        Box::pin(async move { engine.wake(txn, &server).await })
+    });
+    wake.await.unwrap();
+    let view = wait_for_end(&engine, &world.app.env, id).await;
+    engine.kill();
+    assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
+    world.assert_detached().await;
+    assert_eq!(world.app.to_sync.take(), ["node-1"], "it is told later");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_ends_although_the_host_says_nothing_of_it() {
+    an_attachment_ends_in_the_end(|world| world.host.frozen.store(true, Ordering::SeqCst)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_ends_although_the_host_does_not_listen() {
+    an_attachment_ends_in_the_end(|world| {
+        let deaf = Fault::timeout("The host does not answer.");
+        world.host.trouble.fail("set_desired", deaf, u32::MAX);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detachment_ends_although_the_host_is_down() {
     let world = World::attached_with(hasty()).await;
@@ -261,7 +292,7 @@ async fn a_detachment_ends_although_the_host_is_down() {
     world.host.trouble.fail("set_desired", away, u32::MAX);
     let engine = world.worker(&[&case]);
     let bound = Duration::from_millis(300);
-    let view = world.submit_bound(&engine, &case, bound).await;
+    let view = world.run_bound(&engine, &case, bound).await;
     engine.kill();
     assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
     world.assert_attached().await;
@@ -275,7 +306,7 @@ async fn a_release_that_has_begun_is_finished_whatever_the_clock_says() {
     world.volumes.trouble.fail("release_answer", lost, u32::MAX);
     let engine = world.worker(&[&case]);
     let (ending, healing) = tokio::join!(
-        world.submit_bound(&engine, &case, Duration::from_millis(300)),
+        world.run_bound(&engine, &case, Duration::from_millis(300)),
         async {
             // The way back has begun: the deadline has passed.
             let undoing = async || {
