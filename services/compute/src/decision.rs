@@ -55,6 +55,16 @@ pub enum Reboot {
     Hard,
 }
 
+/// A volume in a guest. Over another socket the same volume is that of another
+/// attachment, and what is plugged in over one that has ended leads nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Plugged {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Where its export listens.
+    pub socket: String,
+}
+
 /// The part of a desired state that decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
@@ -67,7 +77,7 @@ pub struct Wish {
     /// How the last of them is to be done.
     pub reboot: Reboot,
     /// Volumes that the guest is to have.
-    pub volumes: BTreeSet<VolumeId>,
+    pub volumes: BTreeSet<Plugged>,
     /// How long a guest may take to obey; zero pulls the plug.
     pub grace: Duration,
 }
@@ -105,7 +115,7 @@ pub struct Observed {
     /// The domain.
     pub domain: Domain,
     /// Volumes that the running domain holds; empty while it is off.
-    pub volumes: BTreeSet<VolumeId>,
+    pub volumes: BTreeSet<Plugged>,
     /// Whether it is the hypervisor that has frozen the guest, since a disk took
     /// no data: the host's is full.
     pub starved: bool,
@@ -395,10 +405,10 @@ fn switch_off(grace: Duration, asked: Option<Asked>) -> Action {
 /// Takes away before it plugs in: a device name may have changed hands.
 fn volumes(wish: &Wish, observed: &Observed) -> Action {
     if let Some(surplus) = observed.volumes.difference(&wish.volumes).next() {
-        return Action::Detach(*surplus);
+        return Action::Detach(surplus.volume);
     }
     match wish.volumes.difference(&observed.volumes).next() {
-        Some(missing) => Action::Attach(*missing),
+        Some(missing) => Action::Attach(missing.volume),
         None => Action::Rest,
     }
 }

@@ -9,6 +9,7 @@ use yakumo_compute::{Buses, Reports, SimulatedConfig};
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{
     ConsoleLogRequest, DesiredServer, Power, Resources, ServerSpec, SetDesiredRequest,
+    VolumeConnection,
 };
 use yakumo_service::system_env;
 use yakumo_types::{Env, FaultCode};
@@ -483,18 +484,32 @@ async fn volumes_follow_the_wish_and_a_clinging_guest_is_a_fault() {
     let state = world.reached(server, 4, "running").await;
     assert_eq!(state.attached_volume_ids, ids(&[volume(1)]));
 
+    // Detached and attached again, and the word in between was lost: what is
+    // plugged in leads nowhere any more.
+    let again = VolumeConnection {
+        attachment_id: new_server().to_string(),
+        nbd_socket: "/nowhere/again.sock".into(),
+        ..volume(1)
+    };
+    let calls = || ["detach_volume", "attach_volume"].map(|what| hypervisor.calls(what));
+    let [detached, attached] = calls();
+    world.set(with(5, vec![again.clone()])).await.unwrap();
+    let state = world.reached(server, 5, "running").await;
+    assert_eq!(state.attached_volume_ids, ids(&[volume(1)]));
+    assert_eq!(calls(), [detached + 1, attached + 1]);
+
     hypervisor.cling_to_volumes(server);
-    world.set(with(5, vec![])).await.unwrap();
+    world.set(with(6, vec![])).await.unwrap();
     let state = world
         .heard(server, "refusing", |state| state.fault_is_final)
         .await;
-    assert_eq!(state.generation, 5);
+    assert_eq!(state.generation, 6);
     assert!(!state.converged);
     assert_eq!(state.fault, "The guest did not let go of the volume.");
     assert_eq!(state.attached_volume_ids, ids(&[volume(1)]));
     // The control plane takes the wish back.
-    world.set(with(6, vec![volume(1)])).await.unwrap();
-    let state = world.reached(server, 6, "running").await;
+    world.set(with(7, vec![again])).await.unwrap();
+    let state = world.reached(server, 7, "running").await;
     assert!(state.fault.is_empty());
 }
 

@@ -1,18 +1,22 @@
 //! Random histories against a model of a guest: whatever happens, the owner
 //! comes to rest where the wish says, and never does what cannot be undone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use yakumo_compute::decision::{
-    Action, Asked, Disk, Domain, Ending, LostGuests, Memory, Observed, Power, Reboot, Run, Wish,
-    accept, next_action, power_state,
+    Action, Asked, Disk, Domain, Ending, LostGuests, Memory, Observed, PRESS_AGAIN, Plugged, Power,
+    Reboot, Run, Wish, accept, next_action, power_state,
 };
 use yakumo_types::VolumeId;
 
-fn volume(number: u8) -> VolumeId {
-    VolumeId::from_uuid(uuid::Uuid::from_u128(u128::from(number)))
+/// Of the numbers, each two are one volume over two sockets.
+fn volume(number: u8) -> Plugged {
+    Plugged {
+        volume: VolumeId::from_uuid(uuid::Uuid::from_u128(u128::from(number / 2))),
+        socket: format!("/run/{number}.sock"),
+    }
 }
 
 /// What can happen to a server.
@@ -82,7 +86,11 @@ impl Model {
                     self.wish.reboot_count += 1;
                     self.wish.reboot = *reboot;
                 }
-                self.wish.volumes = volumes.iter().map(|number| volume(*number)).collect();
+                let wanted: BTreeMap<_, _> = volumes
+                    .iter()
+                    .map(|number| (volume(*number).volume, volume(*number)))
+                    .collect();
+                self.wish.volumes = wanted.into_values().collect();
                 self.memory = accept(&self.memory, &self.wish);
                 self.allowed_starts += 1;
             }
@@ -99,7 +107,13 @@ impl Model {
                 self.apply(&Event::GuestEnds(Ending::Unknown));
                 self.apply(&Event::AgentRestarts);
             }
-            Event::AgentRestarts => self.asked = None,
+            Event::AgentRestarts => {
+                let may_obey = self.memory.disk == Disk::Built && self.memory.run == Run::Due;
+                self.asked = may_obey.then_some(Asked {
+                    elapsed: Duration::ZERO,
+                    since_last: PRESS_AGAIN,
+                });
+            }
             Event::Act => {
                 self.act();
             }
@@ -182,12 +196,23 @@ impl Model {
                 self.observed.domain = Domain::Running;
             }
             Action::Attach(volume) => {
-                assert!(running && self.wish.volumes.contains(volume));
-                assert!(self.observed.volumes.insert(*volume));
+                let has = |set: &BTreeSet<Plugged>| {
+                    set.iter()
+                        .find(|plugged| plugged.volume == *volume)
+                        .cloned()
+                };
+                assert!(running && has(&self.observed.volumes).is_none());
+                let wanted = has(&self.wish.volumes).expect("it is wanted");
+                self.observed.volumes.insert(wanted);
             }
             Action::Detach(volume) => {
-                assert!(running && !self.wish.volumes.contains(volume));
-                assert!(self.observed.volumes.remove(volume));
+                let before = self.observed.volumes.len();
+                let wanted = &self.wish.volumes;
+                assert!(running);
+                self.observed
+                    .volumes
+                    .retain(|plugged| plugged.volume != *volume || wanted.contains(plugged));
+                assert_eq!(self.observed.volumes.len() + 1, before);
             }
             Action::Remove => {
                 assert_eq!(self.wish.power, Power::Absent);
@@ -261,7 +286,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Some(Reboot::Soft)),
         1 => Just(Some(Reboot::Hard)),
     ];
-    let volumes = prop::collection::btree_set(0u8..3, 0..3);
+    let volumes = prop::collection::btree_set(0u8..6, 0..4);
     let ending = prop_oneof![
         Just(Ending::Guest),
         Just(Ending::Crashed),
@@ -387,6 +412,7 @@ fn a_guest_that_was_switched_off_runs_again_for_the_wish_that_overtook_it() {
     model.apply(&wish(Power::Running, None));
     assert_eq!(model.act(), Action::Rest);
     model.apply(&Event::AgentRestarts);
+    assert_eq!(model.act(), Action::Rest);
     model.apply(&Event::GuestEnds(Ending::Guest));
     assert_eq!(model.act(), Action::Start);
     model.settle();

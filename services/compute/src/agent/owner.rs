@@ -29,7 +29,8 @@ use super::reporter::Urgency;
 use super::{Handle, Host};
 use crate::config::seconds;
 use crate::decision::{
-    self, Action, Asked, Disk, Domain, GaveUp, Memory, Observed, Power, Run, Step, next_action,
+    self, Action, Asked, Disk, Domain, GaveUp, Memory, Observed, PRESS_AGAIN, Power, Run, Step,
+    next_action,
 };
 use crate::drivers::{DriverError, Retry, Stage};
 use crate::store::Record;
@@ -90,13 +91,17 @@ impl Owner {
         commands: mpsc::Receiver<Command>,
         handle: Handle,
     ) -> Self {
+        // Whether the process before this one asked the guest is not known.
+        let may_obey = record.memory.disk == Disk::Built && record.memory.run == Run::Due;
+        let now = host.env.clock.monotonic();
+        let asked_at = may_obey.then(|| (now, now.saturating_sub(PRESS_AGAIN)));
         let mut owner = Self {
             host,
             record,
             commands,
             handle,
             observed: None,
-            asked_at: None,
+            asked_at,
             starved_at: None,
             stage: Stage::default(),
             failures: 0,
@@ -577,7 +582,11 @@ impl Owner {
             fault: self.fault.clone(),
             fault_is_final: is_final,
             reboot_count: self.record.memory.reboots_done,
-            attached_volume_ids: observed.volumes.iter().map(ToString::to_string).collect(),
+            attached_volume_ids: observed
+                .volumes
+                .iter()
+                .map(|plugged| plugged.volume.to_string())
+                .collect(),
         }
     }
 

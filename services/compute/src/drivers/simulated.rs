@@ -19,12 +19,13 @@ use yakumo_types::{Env, ServerId, VolumeId};
 use super::{Capacity, DriverError, Hypervisor, HypervisorEvent, InUse, Stage};
 use crate::claims::Amount;
 use crate::config::{SimulatedConfig, millis};
-use crate::decision::{Domain, Ending, Observed};
+use crate::decision::{Domain, Ending, Observed, Plugged};
+use crate::store::plugged;
 
 #[derive(Debug, Clone)]
 struct Guest {
     domain: Domain,
-    volumes: BTreeSet<VolumeId>,
+    volumes: BTreeSet<Plugged>,
     starts: u64,
     console: String,
 }
@@ -246,11 +247,7 @@ impl Hypervisor for SimulatedHypervisor {
                 "The simulated host failed to start the server.",
             ));
         }
-        let volumes = spec
-            .volumes
-            .iter()
-            .filter_map(|volume| volume.volume_id.parse().ok())
-            .collect();
+        let volumes = spec.volumes.iter().filter_map(plugged).collect();
         {
             let mut world = self.world();
             // After the end of the process only records are left, as if an
@@ -329,12 +326,8 @@ impl Hypervisor for SimulatedHypervisor {
     ) -> Result<(), DriverError> {
         self.take("attach_volume", millis(self.config.other_ms))
             .await?;
-        let volume = volume
-            .volume_id
-            .parse()
-            .map_err(|error: yakumo_types::ParseIdError| {
-                DriverError::never("The volume's id is unreadable.", error)
-            })?;
+        let volume = plugged(volume)
+            .ok_or_else(|| DriverError::refused("The volume's id is unreadable."))?;
         match self.world().guests.get_mut(&server) {
             Some(guest) if matches!(guest.domain, Domain::Running | Domain::Paused) => {
                 guest.volumes.insert(volume);
@@ -354,7 +347,7 @@ impl Hypervisor for SimulatedHypervisor {
             ));
         }
         if let Some(guest) = world.guests.get_mut(&server) {
-            guest.volumes.remove(&volume);
+            guest.volumes.retain(|plugged| plugged.volume != volume);
         }
         Ok(())
     }

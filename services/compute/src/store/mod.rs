@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tracing::error;
 use yakumo_types::{Env, HostId, ServerId};
 
-pub use record::{Claim, FORMAT, FenceMark, Record, volumes, wish};
+pub use record::{Claim, FORMAT, FenceMark, Record, plugged, volumes, wish};
 
 /// Whether a write survives a power cut or only the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

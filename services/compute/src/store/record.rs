@@ -3,10 +3,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use yakumo_contracts::common::Fence;
 use yakumo_contracts::compute_host::{DesiredServer, VolumeConnection};
-use yakumo_types::{Fault, ServerId, Timestamp, VolumeId};
+use yakumo_types::{Fault, ServerId, Timestamp};
 
 use crate::claims::Amount;
-use crate::decision::{Disk, Memory, Power, Reboot, Wish};
+use crate::decision::{Disk, Memory, Plugged, Power, Reboot, Wish};
 
 /// The layout of the file; raised when an old agent could not read a new one.
 pub const FORMAT: u32 = 1;
@@ -139,12 +139,17 @@ pub fn wish(desired: &DesiredServer) -> Wish {
         } else {
             Reboot::Soft
         },
-        volumes: volumes(desired)
-            .iter()
-            .filter_map(|volume| volume.volume_id.parse::<VolumeId>().ok())
-            .collect(),
+        volumes: volumes(desired).iter().filter_map(plugged).collect(),
         grace: std::time::Duration::from_secs(u64::from(desired.stop_timeout_seconds)),
     }
+}
+
+/// What a connection is when it is plugged in; nothing if it is unreadable.
+pub fn plugged(connection: &VolumeConnection) -> Option<Plugged> {
+    Some(Plugged {
+        volume: connection.volume_id.parse().ok()?,
+        socket: connection.nbd_socket.clone(),
+    })
 }
 
 /// The volumes of a desired state.

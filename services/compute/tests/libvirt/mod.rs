@@ -336,25 +336,40 @@ async fn what_others_do_to_a_domain_is_noticed_within_seconds() {
 }
 
 /// A volume's export, as the volume agent makes it.
-async fn export(host: &VirtHost, number: u8) -> (VolumeConnection, std::path::PathBuf) {
+async fn export(
+    host: &VirtHost,
+    number: u8,
+    socket: &str,
+) -> (VolumeConnection, std::path::PathBuf) {
     let file = host.path().join(format!("volume-{number}"));
-    std::fs::File::create(&file)
+    std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&file)
         .unwrap()
         .set_len(8 << 20)
         .unwrap();
-    let socket = host.path().join(format!("v{number}.sock"));
+    let socket = host.path().join(format!("{socket}.sock"));
     let connection = VolumeConnection {
         nbd_socket: socket.display().to_string(),
         ..volume(number)
     };
     host.inside(&format!(
-        "qemu-nbd --fork --persistent -e 4 -f raw -k {} -x {} {}",
-        socket.display(),
+        "qemu-nbd --fork --persistent -e 4 -f raw -k {socket} --pid-file {socket}.pid -x {} {}",
         connection.nbd_export,
-        file.display()
+        file.display(),
+        socket = socket.display(),
     ))
     .await;
     (connection, file)
+}
+
+async fn end_export(host: &VirtHost, connection: &VolumeConnection) {
+    let pid = format!("$(cat {}.pid)", connection.nbd_socket);
+    host.inside(&format!(
+        "pid={pid}; kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done"
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -362,13 +377,15 @@ async fn volumes_come_and_go_while_the_guest_writes_to_them() {
     let host = VirtHost::start().await;
     let images = FakeImages::guest().await;
     let real = RealWorld::new(&host).await;
-    // Writes its name on every disk that appears.
+    // Writes its name on every disk that appears, each time anew.
     let writer = "#!/bin/sh\nwhile :; do for disk in /dev/disk/by-id/virtio-*; do\n\
-        [ -e \"$disk\" ] || continue\nname=${disk##*/}\n[ -e /tmp/$name ] && continue\n\
-        printf 'I am %s.' $name | dd of=$disk conv=notrunc,fsync 2>/dev/null && touch /tmp/$name &&\n\
-        echo \"wrote $name\" >/dev/console\ndone; sleep 1; done\n";
-    let (first, first_file) = export(&host, 0).await;
-    let (second, second_file) = export(&host, 1).await;
+        [ -e \"$disk\" ] || continue\nname=${disk##*/}\n\
+        time=$(cat /sys/block/$(basename $(readlink -f $disk))/diskseq)\n\
+        [ -e /tmp/$name.$time ] && continue\n\
+        printf 'I am %s.' $name | dd of=$disk conv=notrunc,fsync 2>/dev/null &&\n\
+        touch /tmp/$name.$time && echo \"wrote $name\" >/dev/console\ndone; sleep 1; done\n";
+    let (first, first_file) = export(&host, 0, "first").await;
+    let (second, second_file) = export(&host, 1, "second").await;
     let plain = spec(&images, writer);
     let with = |volumes: &[&VolumeConnection]| ServerSpec {
         volumes: volumes.iter().map(|volume| (*volume).clone()).collect(),
@@ -407,11 +424,27 @@ async fn volumes_come_and_go_while_the_guest_writes_to_them() {
         assert_eq!(&written[..expected.len()], expected.as_bytes());
     }
 
+    // Its export has ended, and the next attachment has another one.
+    end_export(&host, &second).await;
+    let (second, _) = export(&host, 1, "again").await;
     real.world
-        .set(wish(server, 4, Power::Running, &with(&[&second])))
+        .set(wish(server, 4, Power::Running, &with(&[&first, &second])))
         .await
         .unwrap();
     real.reached(server, 4, "running").await;
+    said(
+        &*hypervisor,
+        server,
+        &format!("wrote virtio-{}", second.serial),
+        2,
+    )
+    .await;
+
+    real.world
+        .set(wish(server, 5, Power::Running, &with(&[&second])))
+        .await
+        .unwrap();
+    real.reached(server, 5, "running").await;
     let state = real.world.api.state(server).unwrap();
     assert_eq!(
         state.attached_volume_ids,
@@ -420,12 +453,12 @@ async fn volumes_come_and_go_while_the_guest_writes_to_them() {
 
     // A frozen guest lets go of nothing: a fault within the bound.
     real.world
-        .set(wish(server, 5, Power::Paused, &with(&[&second])))
+        .set(wish(server, 6, Power::Paused, &with(&[&second])))
         .await
         .unwrap();
-    real.reached(server, 5, "paused").await;
+    real.reached(server, 6, "paused").await;
     real.world
-        .set(wish(server, 6, Power::Paused, &plain))
+        .set(wish(server, 7, Power::Paused, &plain))
         .await
         .unwrap();
     let state = real
@@ -439,18 +472,18 @@ async fn volumes_come_and_go_while_the_guest_writes_to_them() {
     );
 
     // Hard reboot with another set of volumes: the new domain has them.
-    let mut reboot = wish(server, 7, Power::Running, &with(&[&first]));
+    let mut reboot = wish(server, 8, Power::Running, &with(&[&first]));
     reboot.reboot_count = 1;
     reboot.reboot_hard = true;
     real.world.set(reboot).await.unwrap();
-    real.reached(server, 7, "running").await;
+    real.reached(server, 8, "running").await;
     let state = real.world.api.state(server).unwrap();
     assert_eq!(state.attached_volume_ids, ids(&[first]));
     real.world
-        .set(wish(server, 8, Power::Absent, &plain))
+        .set(wish(server, 9, Power::Absent, &plain))
         .await
         .unwrap();
-    real.reached(server, 8, "nostate").await;
+    real.reached(server, 9, "nostate").await;
     real.end().await;
 }
 

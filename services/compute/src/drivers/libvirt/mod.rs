@@ -199,7 +199,8 @@ impl LibvirtHypervisor {
     }
 
     async fn holds(&self, server: ServerId, volume: VolumeId) -> Result<bool, DriverError> {
-        Ok(self.observe(server).await?.volumes.contains(&volume))
+        let volumes = self.observe(server).await?.volumes;
+        Ok(volumes.iter().any(|plugged| plugged.volume == volume))
     }
 
     /// Whether the tap is there and on a bridge.
@@ -474,7 +475,7 @@ impl Hypervisor for LibvirtHypervisor {
         volume: &VolumeConnection,
     ) -> Result<(), DriverError> {
         let xml = self.volume_xml(volume)?;
-        if self.holds(server, xml.id).await? {
+        if self.observe(server).await?.volumes.contains(&xml.plugged()) {
             return Ok(());
         }
         let device = xml::render_volume(&xml);

@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
 pub(super) use yakumo_types::domain_name;
 use yakumo_types::{DOMAIN_PREFIX, ServerId, VolumeId};
+
+use crate::decision::Plugged;
 
 /// User-chosen aliases must begin so; it survives a restart of libvirtd.
 const VOLUME_ALIAS: &str = "ua-volume-";
@@ -50,6 +52,15 @@ pub(super) struct VolumeXml {
     pub(super) device: String,
     pub(super) serial: String,
     pub(super) reconnect_seconds: u32,
+}
+
+impl VolumeXml {
+    pub(super) fn plugged(&self) -> Plugged {
+        Plugged {
+            volume: self.id,
+            socket: self.socket.clone(),
+        }
+    }
 }
 
 /// The file that a disk is a layer above.
@@ -371,23 +382,42 @@ pub(super) fn render_volume(xml: &VolumeXml) -> String {
 }
 
 /// The volumes that a domain's XML names.
-pub(super) fn volumes_of(xml: &str) -> Result<BTreeSet<VolumeId>, quick_xml::Error> {
+pub(super) fn volumes_of(xml: &str) -> Result<BTreeSet<Plugged>, quick_xml::Error> {
     let mut reader = Reader::from_str(xml);
     let mut volumes = BTreeSet::new();
     let mut in_disk = false;
+    // Of the disk that is being read.
+    let (mut socket, mut id) = (String::new(), None);
     loop {
         match reader.read_event()? {
-            Event::Start(start) if start.name().as_ref() == "disk" => in_disk = true,
-            Event::End(end) if end.name().as_ref() == "disk" => in_disk = false,
-            Event::Start(start) | Event::Empty(start)
-                if in_disk && start.name().as_ref() == "alias" =>
-            {
-                volumes.extend(volume_of(&start));
+            Event::Start(start) if start.name().as_ref() == "disk" => {
+                in_disk = true;
+                (socket, id) = (String::new(), None);
             }
+            Event::End(end) if end.name().as_ref() == "disk" => {
+                in_disk = false;
+                let socket = std::mem::take(&mut socket);
+                volumes.extend(id.take().map(|volume| Plugged { volume, socket }));
+            }
+            Event::Start(start) | Event::Empty(start) if in_disk => match start.name().as_ref() {
+                "alias" => id = id.or_else(|| volume_of(&start)),
+                "host" if socket.is_empty() => socket = socket_of(&start)?,
+                _ => {}
+            },
             Event::Eof => return Ok(volumes),
             _ => {}
         }
     }
+}
+
+/// Where a network disk is read from; empty if that is no unix socket.
+fn socket_of(host: &BytesStart<'_>) -> Result<String, quick_xml::Error> {
+    let Some(attribute) = host.try_get_attribute("socket")? else {
+        return Ok(String::new());
+    };
+    Ok(attribute
+        .normalized_value(XmlVersion::Implicit1_0)?
+        .into_owned())
 }
 
 fn volume_of(alias: &BytesStart<'_>) -> Option<VolumeId> {
@@ -542,9 +572,10 @@ mod tests {
 
     #[test]
     fn what_is_plugged_in_is_read_back() {
-        let guest = guest();
+        let mut guest = guest();
+        guest.volumes[0].socket = "/d/it's <a> & b/1.sock".into();
         let volumes = volumes_of(&render(&guest)).unwrap();
-        assert_eq!(volumes, BTreeSet::from([guest.volumes[0].id]));
+        assert_eq!(volumes, BTreeSet::from([guest.volumes[0].plugged()]));
         let other = "<domain><interface><alias name='ua-volume-x'/></interface></domain>";
         assert!(volumes_of(other).unwrap().is_empty());
         assert_eq!(server_of(&domain_name(guest.server)), Some(guest.server));
