@@ -27,7 +27,7 @@ enum Work {
     /// It may end by itself.
     Goes,
     /// It failed because of this, its bound is over, and it is not taken back yet.
-    Failed(Fault),
+    Failed(WorkflowId, Fault),
 }
 
 pub(crate) struct Stuck {
@@ -48,7 +48,7 @@ impl Stuck {
         Ok(match view {
             Some(view) if view.finished_at.is_none() => match view.fault {
                 Some(fault) if view.state == WorkflowState::Undoing && view.deadline_at < late => {
-                    Work::Failed(fault)
+                    Work::Failed(id, fault)
                 }
                 _ => Work::Goes,
             },
@@ -60,21 +60,28 @@ impl Stuck {
         tracing::error!(server = row.id, state = ?state_of(row), "nothing is at work on a busy server");
         metrics::counter!("yakumo_stuck_servers_total").increment(1);
         let fault = Fault::internal("What was being done to the server was lost.");
+        let expected = Expected::state(state_of(row));
         let change = ServerChange::at(self.app.env.now()).workflow(None);
-        self.end(row, &fault, change).await
+        self.end(row, &fault, expected, change).await
     }
 
     /// Tells why; the workflow stays the server's until everything is taken back.
-    async fn tell(&self, row: &Server, fault: &Fault) -> anyhow::Result<()> {
+    async fn tell(&self, row: &Server, workflow: WorkflowId, fault: &Fault) -> anyhow::Result<()> {
         tracing::error!(server = row.id, state = ?state_of(row), %fault, "what failed cannot be taken back yet");
         metrics::counter!("yakumo_stuck_undo_servers_total").increment(1);
+        let expected = Expected::state(state_of(row)).workflow(workflow);
         let change = ServerChange::at(self.app.env.now());
-        self.end(row, fault, change).await
+        self.end(row, fault, expected, change).await
     }
 
-    async fn end(&self, row: &Server, fault: &Fault, change: ServerChange) -> anyhow::Result<()> {
+    async fn end(
+        &self,
+        row: &Server,
+        fault: &Fault,
+        expected: Expected,
+        change: ServerChange,
+    ) -> anyhow::Result<()> {
         let id: ServerId = row.id.parse()?;
-        let before = state_of(row);
         let change = change
             .state(ServerState::resting(VmState::Error))
             .fault(Some(fault_document(fault, self.app.env.now())));
@@ -82,10 +89,8 @@ impl Stuck {
             .app
             .db
             .write(move |txn| {
-                let change = change.clone();
-                Box::pin(async move {
-                    store::server_change(txn, id, &Expected::state(before), change).await
-                })
+                let (expected, change) = (expected.clone(), change.clone());
+                Box::pin(async move { store::server_change(txn, id, &expected, change).await })
             })
             .await;
         match freed {
@@ -109,7 +114,7 @@ impl Reconciler for Stuck {
             match self.work(&row, before).await? {
                 Work::Goes => {}
                 Work::Nothing => self.free(&row).await?,
-                Work::Failed(fault) => self.tell(&row, &fault).await?,
+                Work::Failed(workflow, fault) => self.tell(&row, workflow, &fault).await?,
             }
         }
         Ok(())

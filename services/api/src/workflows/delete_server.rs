@@ -123,12 +123,7 @@ impl Workflow for DeleteServer {
             return Ok(());
         }
         let before = state_of(&row);
-        // What was called off may still be taking back what it did.
-        let left = match input.overtaken {
-            Some(overtaken) if Engine::is_unfinished(txn, overtaken).await? => Some(overtaken),
-            _ => None,
-        };
-        let change = ServerChange::at(now).workflow(left).stage("");
+        let change = ServerChange::at(now).workflow(None).stage("");
         let change = match end {
             End::Succeeded => change
                 .state(
@@ -139,13 +134,20 @@ impl Workflow for DeleteServer {
                 .power(PowerState::NoState)
                 .addresses("{}".into(), row.addresses_revision)
                 .deleted(now),
-            End::Failed(fault) => change
-                .state(
-                    before
-                        .after(ServerEvent::DeleteFailed)
-                        .unwrap_or(ServerState::resting(VmState::Error)),
-                )
-                .fault(Some(fault_document(fault, now))),
+            End::Failed(fault) => {
+                // What was called off may still be taking back what it did.
+                let left = match input.overtaken {
+                    Some(id) if Engine::is_unfinished(txn, id).await? => Some(id),
+                    _ => None,
+                };
+                let next = before
+                    .after(ServerEvent::DeleteFailed)
+                    .unwrap_or(ServerState::resting(VmState::Error));
+                change
+                    .workflow(left)
+                    .state(next)
+                    .fault(Some(fault_document(fault, now)))
+            }
         };
         store::server_change(txn, input.server_id, &Expected::state(before), change).await
     }

@@ -319,10 +319,15 @@ impl App {
             .await?;
         match released {
             Some(row) => {
-                if let Err(fault) = self.finish_release(row).await {
-                    tracing::error!(attachment = %id, %fault, "an export is not ended yet");
+                match self.finish_release(row).await {
+                    Ok(_) => Ok(()),
+                    // Whoever asks again does so with a later epoch.
+                    Err(fault) if fault.code == FaultCode::Stale => Err(fault),
+                    Err(fault) => {
+                        tracing::error!(attachment = %id, %fault, "an export is not ended yet");
+                        Ok(())
+                    }
                 }
-                Ok(())
             }
             None => Ok(()),
         }

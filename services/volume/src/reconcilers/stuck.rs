@@ -50,8 +50,15 @@ impl Stuck {
             "nothing is at work on a busy volume"
         );
         metrics::counter!("yakumo_stuck_volumes_total").increment(1);
-        let why = "What was being done to the volume was lost.";
-        self.give_up(id, from, to, why).await
+        let now = self.app.env.now();
+        let failed = self.app.db.write(move |txn| {
+            Box::pin(async move {
+                store::volumes::transition(txn, id, &[from], to, now).await?;
+                let why = "What was being done to the volume was lost.";
+                store::volumes::fail(txn, id, to, why, now).await
+            })
+        });
+        moved(failed.await)
     }
 
     /// Tells that the export of a volume that was detached has not ended. That
@@ -63,25 +70,18 @@ impl Stuck {
             "the storage host does not end an export"
         );
         metrics::counter!("yakumo_stuck_releases_total").increment(1);
-        self.give_up(row.id.parse()?, "detaching", "error", EXPORT_OWED)
-            .await
-    }
-
-    async fn give_up(
-        &self,
-        id: VolumeId,
-        from: &'static str,
-        to: &'static str,
-        why: &'static str,
-    ) -> anyhow::Result<()> {
+        let id: VolumeId = row.id.parse()?;
         let now = self.app.env.now();
-        let failed = self.app.db.write(move |txn| {
+        let told = self.app.db.write(move |txn| {
             Box::pin(async move {
-                store::volumes::transition(txn, id, &[from], to, now).await?;
-                store::volumes::fail(txn, id, to, why, now).await
+                if !store::attachments::is_releasing(txn, id).await? {
+                    return Ok(());
+                }
+                store::volumes::transition(txn, id, &["detaching"], "error", now).await?;
+                store::volumes::fail(txn, id, "error", EXPORT_OWED, now).await
             })
         });
-        moved(failed.await)
+        moved(told.await)
     }
 
     /// A volume that is held, and by no attachment.

@@ -13,12 +13,14 @@ use yakumo_db::Backend;
 use yakumo_service::Reconciler;
 use yakumo_testing::databases::ALL;
 use yakumo_types::{Fault, FaultCode, VolumeId};
+use yakumo_workflow::End;
 
 use super::releases::Releases;
 use super::storage_hosts::StorageHosts;
 use super::stuck::Stuck;
 use crate::store;
 use crate::testing::{Broken, HOST, World};
+use crate::workflows::DELETE_VOLUME;
 
 const ATTACHMENT: &str = "00000000-0000-0000-0000-0000000000aa";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -252,6 +254,19 @@ async fn a_release_that_fails_on_the_storage_host_holds_up_nobody() {
     releases.reconcile().await.unwrap();
     assert_eq!(world.status(id).await, "error", "it is exported still");
     assert_eq!(world.attachments(id).await.len(), 1);
+
+    // Nor does a deletion that fails change what it is.
+    let view = world
+        .run(DELETE_VOLUME, id, Duration::from_millis(300))
+        .await;
+    assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
+    let row = world.row(id).await.unwrap();
+    assert_eq!(row.status, "error");
+    assert!(
+        row.fault.contains("has not ended the export"),
+        "{}",
+        row.fault
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use sea_orm::{
     QuerySelect,
 };
 use yakumo_db::DbError;
-use yakumo_types::AttachmentId;
+use yakumo_types::{AttachmentId, VolumeId};
 
 use super::attachment::{ActiveModel, Column, Entity, Model};
 
@@ -96,6 +96,12 @@ pub async fn releasing(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Mode
         .limit(limit)
         .all(db)
         .await?)
+}
+
+/// Whether the end of the volume's attachment is written down, and owed.
+pub async fn is_releasing(db: &impl ConnectionTrait, volume: VolumeId) -> Result<bool, DbError> {
+    let rows = of_volumes(db, &[volume.to_string()]).await?;
+    Ok(rows.iter().any(|row| row.status == RELEASING))
 }
 
 /// Gives the volume back; false if it had been given back before.

@@ -10,7 +10,7 @@ use yakumo_db::{DatabaseTransaction, DbError};
 use yakumo_workflow::{End, Outcome, StepCx, StepError, Workflow};
 
 use super::{DELETE_VOLUME, fence, is_down, subject};
-use crate::app::{App, is_away};
+use crate::app::{App, EXPORT_OWED, is_away};
 use crate::store::{self, Walls};
 
 /// See the module.
@@ -64,6 +64,10 @@ impl Workflow for DeleteVolume {
         let now = self.app.env.now();
         match end {
             End::Succeeded => store::volumes::mark_deleted(txn, id, now).await,
+            // It is what it was before: exported, and to be available after that.
+            End::Failed(_) if store::attachments::is_releasing(txn, id).await? => {
+                store::volumes::fail(txn, id, "error", EXPORT_OWED, now).await
+            }
             End::Failed(fault) => {
                 store::volumes::fail(txn, id, "error_deleting", &fault.message, now).await
             }

@@ -36,7 +36,12 @@ impl World {
     }
 
     /// Runs a workflow that gives up after `bound`.
-    async fn run(&self, kind: &'static str, id: VolumeId, bound: Duration) -> WorkflowView {
+    pub(crate) async fn run(
+        &self,
+        kind: &'static str,
+        id: VolumeId,
+        bound: Duration,
+    ) -> WorkflowView {
         let engine = Engine::with_config(self.db().clone(), self.app.env.clone(), quick())
             .register(Arc::new(CreateVolume {
                 app: Arc::clone(&self.app),
