@@ -240,9 +240,10 @@ impl<'i> Run<'i> {
                 self.put_off(wake_in, note, self.attempt).await
             }
             Err(StepError::Retry(fault)) => {
-                let note = match note.as_str() {
-                    "" => fault.message,
-                    note => format!("{note}: {}", fault.message),
+                let note = match (note.as_str(), fault.message.as_str()) {
+                    (_, "") => note,
+                    ("", _) => fault.message,
+                    (note, why) => format!("{note}: {why}"),
                 };
                 if self.cx.remaining().is_zero() {
                     return self.start_undoing(self.too_late(Some(&note))).await;
@@ -374,6 +375,10 @@ impl<'i> Run<'i> {
                 Err(StepError::Fail(Fault::internal(
                     "An unexpected error has occurred.",
                 )))
+            }
+            // Cut by the deadline: why it failed before says more.
+            Err(_) if limit < self.inner.config.step_timeout => {
+                Err(StepError::Retry(Fault::timeout("")))
             }
             Err(_) => Err(StepError::Retry(Fault::timeout(format!(
                 "the step took longer than {} seconds",

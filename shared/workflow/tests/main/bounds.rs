@@ -155,8 +155,14 @@ async fn a_deadline_ends_in_a_fault_that_says_who_waited_for_what(backend: Backe
 
 async fn a_deadline_that_passes_while_tries_fail_names_the_last_failure(backend: Backend) {
     let world = World::new(backend).await;
-    let engine = world.engine(simple(&["call_network"]).run(|_, _| {
-        Box::pin(async { Err(Fault::unavailable("the network service is away").into()) })
+    // The last try may hang until the deadline cuts it.
+    let engine = world.engine(simple(&["call_network"]).run(|_, cx| {
+        Box::pin(async move {
+            match cx.attempt {
+                0 | 1 => Err(Fault::unavailable("the network service is away").into()),
+                _ => std::future::pending().await,
+            }
+        })
     }));
     let id = world.submit(&engine, Duration::from_millis(200)).await;
     let Some(End::Failed(fault)) = world.end(&engine, id).await.end() else {
