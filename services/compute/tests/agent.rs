@@ -493,7 +493,16 @@ async fn volumes_follow_the_wish_and_a_clinging_guest_is_a_fault() {
     };
     let calls = || ["detach_volume", "attach_volume"].map(|what| hypervisor.calls(what));
     let [detached, attached] = calls();
+    // But not before there is something that it could lead to.
+    hypervisor.set_exported(&again.nbd_socket, false);
     world.set(with(5, vec![again.clone()])).await.unwrap();
+    let state = world
+        .heard(server, "waiting", |state| !state.fault.is_empty())
+        .await;
+    assert_eq!(state.fault, "The volume's export does not answer.");
+    assert!(!state.fault_is_final && !state.converged);
+    assert_eq!(calls(), [detached, attached]);
+    hypervisor.set_exported(&again.nbd_socket, true);
     let state = world.reached(server, 5, "running").await;
     assert_eq!(state.attached_volume_ids, ids(&[volume(1)]));
     assert_eq!(calls(), [detached + 1, attached + 1]);

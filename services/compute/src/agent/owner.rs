@@ -69,8 +69,9 @@ pub(super) struct Owner {
     commands: mpsc::Receiver<Command>,
     handle: Handle,
     pub(super) observed: Option<Observed>,
-    /// When the guest was asked to switch off, first and last.
-    pub(super) asked_at: Option<(Duration, Duration)>,
+    /// When the guest was asked to switch off, first and last; no last time if
+    /// that was before this process, if at all.
+    pub(super) asked_at: Option<(Duration, Option<Duration>)>,
     /// Since when the guest is frozen because its disk takes no data.
     starved_at: Option<Duration>,
     stage: Stage,
@@ -91,10 +92,8 @@ impl Owner {
         commands: mpsc::Receiver<Command>,
         handle: Handle,
     ) -> Self {
-        // Whether the process before this one asked the guest is not known.
         let may_obey = record.memory.disk == Disk::Built && record.memory.run == Run::Due;
-        let now = host.env.clock.monotonic();
-        let asked_at = may_obey.then(|| (now, now.saturating_sub(PRESS_AGAIN)));
+        let asked_at = may_obey.then(|| (host.env.clock.monotonic(), None));
         let mut owner = Self {
             host,
             record,
@@ -249,9 +248,13 @@ impl Owner {
     fn asked(&self) -> Option<Asked> {
         let (first, last) = self.asked_at?;
         let now = self.host.env.clock.monotonic();
+        let elapsed = now.saturating_sub(first);
+        let since_last = last.map_or(elapsed.saturating_add(PRESS_AGAIN), |last| {
+            now.saturating_sub(last)
+        });
         let asked = Asked {
-            elapsed: now.saturating_sub(first),
-            since_last: now.saturating_sub(last),
+            elapsed,
+            since_last,
         };
         (asked.since_last < ASKED_COUNTS).then_some(asked)
     }
@@ -404,8 +407,19 @@ impl Owner {
                 None => Carried::Dropped,
             },
             Action::Detach(volume) => {
-                self.until_done(hypervisor.detach_volume(server, *volume))
-                    .await
+                let wanted = connection(volume);
+                let work = async {
+                    // After databases were restored, the guest may use what is
+                    // plugged in, and what is wanted may not be there.
+                    if let Some(wanted) = &wanted
+                        && !hypervisor.is_exported(wanted).await
+                    {
+                        let fault = "The volume's export does not answer.";
+                        return Err(DriverError::not_yet(fault));
+                    }
+                    hypervisor.detach_volume(server, *volume).await
+                };
+                self.until_done(Box::pin(work)).await
             }
             Action::Remove => self.until_done(hypervisor.remove(server)).await,
             Action::Rest | Action::Remember(_) | Action::Wait(_) => Carried::Dropped,
@@ -493,7 +507,7 @@ impl Owner {
                 let first = self
                     .asked()
                     .map_or(now, |asked| now.saturating_sub(asked.elapsed));
-                self.asked_at = Some((first, now));
+                self.asked_at = Some((first, Some(now)));
                 memory.clone()
             }
             Action::Rest

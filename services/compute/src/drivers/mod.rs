@@ -199,6 +199,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Thaws a frozen guest.
     async fn resume(&self, server: ServerId) -> Result<(), DriverError>;
 
+    /// Whether a volume's export answers, so that it can be plugged in.
+    async fn is_exported(&self, volume: &VolumeConnection) -> bool;
+
     /// Plugs a volume into the running guest; fine when it is there.
     async fn attach_volume(
         &self,

@@ -36,6 +36,7 @@ struct World {
     guests: HashMap<ServerId, Guest>,
     deaf: HashSet<ServerId>,
     clinging: HashSet<ServerId>,
+    unexported: HashSet<String>,
     failing: HashMap<&'static str, (u32, bool)>,
     calls: HashMap<&'static str, u64>,
 }
@@ -128,6 +129,15 @@ impl SimulatedHypervisor {
     /// The guest never lets go of a volume from now on.
     pub fn cling_to_volumes(&self, server: ServerId) {
         self.world().clinging.insert(server);
+    }
+
+    /// Whether an export answers, from now on.
+    pub fn set_exported(&self, socket: &str, answers: bool) {
+        let mut world = self.world();
+        match answers {
+            true => world.unexported.remove(socket),
+            false => world.unexported.insert(socket.to_owned()),
+        };
     }
 
     /// The next `times` calls of `what` fail, for good or to be tried again.
@@ -317,6 +327,10 @@ impl Hypervisor for SimulatedHypervisor {
             }
             _ => Err(not_running()),
         }
+    }
+
+    async fn is_exported(&self, volume: &VolumeConnection) -> bool {
+        !self.world().unexported.contains(&volume.nbd_socket)
     }
 
     async fn attach_volume(

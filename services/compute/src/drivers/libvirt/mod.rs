@@ -469,6 +469,11 @@ impl Hypervisor for LibvirtHypervisor {
         .await
     }
 
+    async fn is_exported(&self, volume: &VolumeConnection) -> bool {
+        let connected = tokio::net::UnixStream::connect(&volume.nbd_socket);
+        matches!(tokio::time::timeout(LOOK, connected).await, Ok(Ok(_)))
+    }
+
     async fn attach_volume(
         &self,
         server: ServerId,
