@@ -8,7 +8,8 @@
 //! and only then the export ends.
 //!
 //! The row of the attachment is this workflow's until it ends: `attaching` all
-//! the way, `attached` together with the workflow's own last row.
+//! the way, `attached` together with the workflow's own last row. On the way back
+//! it is `leaving`, and `releasing` once the host was told so.
 
 use std::sync::Weak;
 
@@ -182,26 +183,26 @@ async fn connect(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepE
 /// has ended by then.
 async fn let_go(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepError> {
     let id = input.server_id;
-    let asked_before = match attachment_of(cx, id, input.attachment_id).await? {
-        Some(attached) if attached.connection.is_some() => attached.state == "leaving",
+    let attached = match attachment_of(cx, id, input.attachment_id).await? {
+        Some(attached) if attached.connection.is_some() => attached,
         // No desired state has ever held it.
         _ => return Ok(Outcome::done()),
     };
-    issue(cx, id, input.attachment_id, "leaving", None).await?;
+    // The row says whether this was tried before, and whether the host was told:
+    // whoever comes to it long after the bound gives it time all the same.
+    let was_told = attached.state == "releasing";
+    let was_tried = was_told || attached.state == "leaving";
+    if !was_told {
+        issue(cx, id, input.attachment_id, "leaving", None).await?;
+    }
     let server = row(cx, id).await?;
     let Some(host) = server.host.clone().filter(|_| !has_let_go(&server)) else {
         return Ok(Outcome::done());
     };
-    // Whoever comes to it long after the bound gives the host time all the same.
-    let overdue = asked_before && is_overdue(app, cx).await?;
+    let overdue = is_overdue(app, cx).await?;
     match push_desired(app, cx, id).await {
         Ok(()) => {}
         Err(error) if error.fault().code == FaultCode::Stale => {}
-        Err(StepError::Fail(fault) | StepError::Retry(fault)) if overdue => {
-            tracing::error!(server = %id, host, %fault, "the host cannot be told to let go of a volume: its export ends");
-            app.to_sync.add(&host);
-            return Ok(Outcome::done());
-        }
         Err(StepError::Fail(fault)) => {
             tracing::warn!(server = %id, host, %fault, "the host does not have the server as it should");
             app.to_sync.add(&host);
@@ -212,17 +213,23 @@ async fn let_go(app: &App, cx: &StepCx, input: &Input) -> Result<Outcome, StepEr
             app.to_sync.add(&host);
             return Ok(Outcome::done());
         }
+        Err(error) if was_tried && overdue => {
+            tracing::error!(server = %id, host, fault = %error.fault(), "the host cannot be told to let go of a volume: its export ends");
+            app.to_sync.add(&host);
+            return Ok(Outcome::done());
+        }
         Err(error) => return Err(error),
     }
     // The report may have come while the message was on its way.
     if has_let_go(&row(cx, id).await?) {
         return Ok(Outcome::done());
     }
-    if overdue {
+    if was_told && overdue {
         tracing::error!(server = %id, host, "the host does not let go of a volume: its export ends");
         app.to_sync.add(&host);
         return Ok(Outcome::done());
     }
+    issue(cx, id, input.attachment_id, "releasing", None).await?;
     cx.waiting_for(format!("host {host} to let go of the volume"));
     Ok(Outcome::park(LOOK_AGAIN))
 }

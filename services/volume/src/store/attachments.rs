@@ -98,10 +98,16 @@ pub async fn releasing(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Mode
         .await?)
 }
 
-/// Whether the end of the volume's attachment is written down, and owed.
+/// Whether the end of the volume's attachment is written down, and owed; it is
+/// until the transaction ends.
 pub async fn is_releasing(db: &impl ConnectionTrait, volume: VolumeId) -> Result<bool, DbError> {
-    let rows = of_volumes(db, &[volume.to_string()]).await?;
-    Ok(rows.iter().any(|row| row.status == RELEASING))
+    let row = Entity::find()
+        .filter(Column::VolumeId.eq(volume.to_string()))
+        .filter(Column::Status.eq(RELEASING))
+        .lock_exclusive()
+        .one(db)
+        .await?;
+    Ok(row.is_some())
 }
 
 /// Gives the volume back; false if it had been given back before.
