@@ -170,12 +170,21 @@ impl Host {
             .ok()
     }
 
+    async fn virsh(&self, words: &[&str]) -> Result<String> {
+        let mut all = vec!["-c", self.libvirt.as_str()];
+        all.extend(words);
+        let said = programs::run(Path::new("/usr/bin/virsh"), &all, BOOT).await?;
+        said.ok()
+    }
+
     /// The domains that libvirt knows.
     pub async fn domains(&self) -> Result<String> {
-        let arguments = ["-c", &self.libvirt, "list", "--all", "--name"];
-        programs::run(Path::new("/usr/bin/virsh"), &arguments, BOOT)
-            .await?
-            .ok()
+        self.virsh(&["list", "--all", "--name"]).await
+    }
+
+    /// A domain as it runs.
+    pub async fn domain_xml(&self, domain: &str) -> Result<String> {
+        self.virsh(&["dumpxml", domain]).await
     }
 
     /// Makes a domain that nobody asked for.
@@ -183,9 +192,7 @@ impl Host {
         let file = self.folder().join("stray.xml");
         std::fs::write(&file, xml)?;
         let file = file.display().to_string();
-        let arguments = ["-c", &self.libvirt, "define", &file];
-        let said = programs::run(Path::new("/usr/bin/virsh"), &arguments, BOOT).await?;
-        said.ok().map(drop)
+        self.virsh(&["define", &file]).await.map(drop)
     }
 
     /// The QEMUs of a server, by their numbers on the machine.

@@ -110,6 +110,14 @@ impl Kept {
         volume.is_some_and(|volume| self.volumes.contains(volume))
     }
 
+    /// Disks of a guest that lead to no export.
+    fn wrong_disks(&self, server: &str, plugged: &[String]) -> Vec<String> {
+        let ended = plugged.iter().filter(|it| !self.exports.contains(*it));
+        ended
+            .map(|it| format!("a disk in {server} over the export of {it}, which is none"))
+            .collect()
+    }
+
     /// What is wrong with the daemons, of which each serves one attachment.
     fn wrong_daemons(&self, serving: &[String]) -> Vec<String> {
         let mut all: BTreeMap<&str, u32> = BTreeMap::new();
@@ -130,6 +138,15 @@ impl Kept {
         });
         wrong.collect()
     }
+}
+
+/// The attachments over whose exports volumes are plugged into a guest.
+fn plugged(domain_xml: &str) -> Vec<String> {
+    let sockets = domain_xml.split("<host transport='unix' socket='").skip(1);
+    let sockets = sockets.filter_map(|rest| Path::new(rest.split('\'').next()?).file_stem());
+    sockets
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// What a storage daemon serves: the attachment that its pid file is named after.
@@ -196,13 +213,21 @@ pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<S
         }
     }
     let data = host.data();
+    let stored = data.join("volume");
+    let kept = Kept::read(&stored.join("records"))?;
+    let mut others = kept.wrong_daemons(&storage_daemons(host)?);
+    let running = here.servers.iter().filter(|(_, runs)| **runs);
+    for (server, _) in running {
+        // One that is missing is told of below.
+        let xml = host.domain_xml(&format!("yakumo-{server}")).await;
+        let xml = xml.unwrap_or_default();
+        others.extend(kept.wrong_disks(server, &plugged(&xml)));
+    }
     for guest in names(&data.join("compute/guests"))? {
         if !here.servers.contains_key(&guest) {
             nobodys("the disk of", &guest);
         }
     }
-    let stored = data.join("volume");
-    let kept = Kept::read(&stored.join("records"))?;
     for file in names(&stored.join("volumes"))? {
         if !kept.has_file(&file) {
             nobodys("the volume file", &file);
@@ -227,7 +252,6 @@ pub async fn violations(host: &Host, name: &str, admin: &Client) -> Result<Vec<S
         }
     }
     let dhcp = data.join("network/dhcp");
-    let mut others = kept.wrong_daemons(&storage_daemons(host)?);
     for network in names(&dhcp)? {
         let folder = dhcp.join(&network).join("hosts");
         let mut entries = BTreeMap::new();
@@ -292,6 +316,22 @@ mod tests {
         );
         assert_eq!(served("tail\0-f\0qemu-storage-daemon\0"), None);
         assert_eq!(served(""), None);
+    }
+
+    #[test]
+    fn a_disk_leads_to_an_export() {
+        let xml = "<disk type='file'><source file='/d/a.qcow2'/></disk>\
+            <disk type='network'><source protocol='nbd' name='x' index='1'>\
+            <host transport='unix' socket='/run/v/one.sock'/><reconnect delay='60'/></source></disk>\
+            <disk type='network'><source protocol='nbd' name='y' index='2'>\
+            <host transport='unix' socket='/run/v/gone.sock'/></source></disk>";
+        let kept = Kept {
+            exports: BTreeSet::from(["one".into()]),
+            ..Kept::default()
+        };
+        assert_eq!(plugged(xml), ["one", "gone"]);
+        let wanted = ["a disk in web over the export of gone, which is none"];
+        assert_eq!(kept.wrong_disks("web", &plugged(xml)), wanted);
     }
 
     #[test]
