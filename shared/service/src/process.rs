@@ -6,9 +6,10 @@
 //! What must be there until all of that has happened (the operators' listener)
 //! is spawned by [`Process::spawn_attendant`] and ended last.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -34,10 +35,46 @@ pub struct Process {
     /// What it says about its health.
     pub health: HealthRegistry,
     tasks: TaskTracker,
+    /// The names of those that run, and of how many.
+    running: Running,
     attendants: TaskTracker,
     /// Cancelled when a drain is over.
     drained: CancellationToken,
     drain_bound: Duration,
+}
+
+/// Tasks by name.
+#[derive(Debug, Clone, Default)]
+struct Running(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+
+/// Counts until it is dropped.
+struct Runs(Running, &'static str);
+
+impl Running {
+    fn count(&self, name: &'static str) -> Runs {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *all.entry(name).or_default() += 1;
+        drop(all);
+        Runs(self.clone(), name)
+    }
+
+    fn names(&self) -> String {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<&str> = all.keys().copied().collect();
+        names.join(", ")
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(self.1) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                all.remove(self.1);
+            }
+        }
+    }
 }
 
 impl Process {
@@ -49,6 +86,7 @@ impl Process {
             shutdown: CancellationToken::new(),
             health: HealthRegistry::default(),
             tasks: TaskTracker::new(),
+            running: Running::default(),
             attendants: TaskTracker::new(),
             drained: CancellationToken::new(),
             drain_bound: DRAIN,
@@ -90,6 +128,7 @@ impl Process {
             shutdown: self.shutdown.child_token(),
             health: self.health.clone(),
             tasks: TaskTracker::new(),
+            running: Running::default(),
             attendants: TaskTracker::new(),
             drained: self.drained.child_token(),
             drain_bound: self.drain_bound,
@@ -103,7 +142,9 @@ impl Process {
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let service = Arc::clone(&self.name);
         let health = self.health.clone();
+        let runs = self.running.count(name);
         self.tasks.spawn(async move {
+            let _runs = runs;
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
                 let reason = panic_text(&*panic);
                 error!(
@@ -157,6 +198,7 @@ impl Process {
             warn!(
                 service = &*self.name,
                 tasks = self.tasks.len(),
+                names = %self.running.names(),
                 "some tasks did not end within the bound"
             );
         }
@@ -225,7 +267,9 @@ mod tests {
     async fn a_task_that_never_ends_does_not_hold_a_drain_forever() {
         let process = Process::new("test", system_env());
         process.spawn("stuck", std::future::pending());
+        process.spawn("done", std::future::ready(()));
         assert!(!process.drain(Duration::from_millis(20)).await);
+        assert_eq!(process.running.names(), "stuck");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The receiving side: one task for each served topic, which declares the
 //! topic's queues and takes messages whenever there is a connection.
 
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ const ATTACH_BOUND: Duration = Duration::from_secs(20);
 const IN_USE_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is made sure that the queues still exist, at the least.
 const VERIFY_EVERY: Duration = Duration::from_secs(120);
+/// How long a handler waits until it has settled its message; what it said goes
+/// out all the same.
+const SETTLE_BOUND: Duration = Duration::from_secs(2);
 /// Failures that are remembered at the most.
 const FAILURES_LIMIT: usize = 10_000;
 
@@ -284,7 +288,7 @@ async fn take(
     let rest = async {
         while let Some(message) = messages.next().await {
             if let Some(Ok(delivery)) = message {
-                give_back(&delivery).await;
+                give_back(session, &delivery).await;
             }
         }
     };
@@ -376,7 +380,7 @@ impl One {
         });
         let verdict = tokio::select! {
             biased;
-            () = self.server.kill.cancelled() => return give_back(&delivery).await,
+            () = self.server.kill.cancelled() => return give_back(&self.session, &delivery).await,
             verdict = work => verdict,
         };
         match verdict {
@@ -385,7 +389,7 @@ impl One {
                     self.reply(&delivery, &asker, &reply).await;
                 }
                 self.inner.failures.remove(&id);
-                acknowledge(&delivery).await;
+                acknowledge(&self.session, &delivery).await;
             }
             Verdict::Park(reason) => {
                 self.inner.failures.remove(&id);
@@ -403,7 +407,7 @@ impl One {
                     () = self.session.over.cancelled() => {}
                     () = self.inner.env.clock.sleep(pause) => {}
                 }
-                give_back(&delivery).await;
+                give_back(&self.session, &delivery).await;
             }
         }
     }
@@ -460,7 +464,7 @@ impl One {
         let route: Route = layout::parking_route(&self.inner.principal);
         let properties: BasicProperties = parking::properties(&self.inner, delivery, reason);
         match self.session.publish(&route, bytes, properties, true).await {
-            Ok(()) => acknowledge(delivery).await,
+            Ok(()) => acknowledge(&self.session, delivery).await,
             Err(error) => {
                 warn!(?error, "it could not be parked and goes back");
                 let pause = self.dispatcher.options.backoff_limit;
@@ -469,7 +473,7 @@ impl One {
                     () = self.session.over.cancelled() => {}
                     () = self.inner.env.clock.sleep(pause) => {}
                 }
-                give_back(delivery).await;
+                give_back(&self.session, delivery).await;
             }
         }
     }
@@ -488,21 +492,29 @@ fn integer(value: &AMQPValue) -> Option<i64> {
     }
 }
 
-/// An error means that the connection is gone, and then the broker brings the
-/// message again by itself.
-async fn acknowledge(delivery: &AmqpDelivery) {
-    if let Err(error) = delivery.ack(BasicAckOptions::default()).await {
-        debug!(%error, "a message could not be acknowledged");
-    }
+async fn acknowledge(session: &Session, delivery: &AmqpDelivery) {
+    settle(session, delivery.ack(BasicAckOptions::default())).await;
 }
 
-async fn give_back(delivery: &AmqpDelivery) {
+async fn give_back(session: &Session, delivery: &AmqpDelivery) {
     let options = BasicNackOptions {
         requeue: true,
         ..BasicNackOptions::default()
     };
-    if let Err(error) = delivery.nack(options).await {
-        debug!(%error, "a message could not be given back");
+    settle(session, delivery.nack(options)).await;
+}
+
+/// An error means that the connection is gone, and then the broker brings the
+/// message again by itself. A connection that is gone may not say so either.
+async fn settle<T>(session: &Session, settled: impl Future<Output = lapin::Result<T>>) {
+    tokio::select! {
+        biased;
+        settled = tokio::time::timeout(SETTLE_BOUND, settled) => match settled {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "a message could not be settled"),
+            Err(_) => debug!("a message was not settled in time"),
+        },
+        () = session.over.cancelled() => {}
     }
 }
 
