@@ -66,6 +66,13 @@ impl World {
         self.host.export(&context, request).await.unwrap();
     }
 
+    /// The volume is in error, and says this.
+    async fn assert_in_error(&self, id: VolumeId, why: &str) {
+        let row = self.row(id).await.unwrap();
+        assert_eq!(row.status, "error");
+        assert!(row.fault.contains(why), "{}", row.fault);
+    }
+
     async fn reserve(&self, id: VolumeId) {
         let request = ReserveAttachmentRequest {
             volume_id: id.to_string(),
@@ -219,13 +226,7 @@ async fn a_release_is_finished_when_the_storage_host_is_back() {
     world.forward(Duration::from_secs(300));
     let stuck = Stuck::new(world.app.clone());
     stuck.reconcile().await.unwrap();
-    let row = world.row(id).await.unwrap();
-    assert_eq!(row.status, "error");
-    assert!(
-        row.fault.contains("has not ended the export"),
-        "{}",
-        row.fault
-    );
+    world.assert_in_error(id, "has not ended the export").await;
 
     world.serve_host().await;
     releases.reconcile().await.unwrap();
@@ -260,13 +261,7 @@ async fn a_release_that_fails_on_the_storage_host_holds_up_nobody() {
         .run(DELETE_VOLUME, id, Duration::from_millis(300))
         .await;
     assert!(matches!(view.end(), Some(End::Failed(_))), "{view:?}");
-    let row = world.row(id).await.unwrap();
-    assert_eq!(row.status, "error");
-    assert!(
-        row.fault.contains("has not ended the export"),
-        "{}",
-        row.fault
-    );
+    world.assert_in_error(id, "has not ended the export").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -280,13 +275,9 @@ async fn a_volume_that_its_host_does_not_have_goes_into_error() {
     world.file(kept).await;
     let hosts = StorageHosts::new(world.app.clone());
     hosts.reconcile().await.unwrap();
-    let row = world.row(lost).await.unwrap();
-    assert_eq!(row.status, "error");
-    assert!(
-        row.fault.contains("does not have it any more"),
-        "{}",
-        row.fault
-    );
+    world
+        .assert_in_error(lost, "does not have it any more")
+        .await;
     assert_eq!(world.status(held).await, "in-use");
     assert_eq!(world.status(kept).await, "available");
 }
